@@ -7,22 +7,28 @@
 #
 #   make run FAST=1      the same steps on a small part of the sweep
 #   make test-all        also the slow tests
+#   make mutation        plants mistakes in a copy of the code; the tests have to notice each
+#   make test JOBS=8     in so many processes at a time (2 unless said otherwise)
 #   make PYTHON=python3.12 ...   another interpreter
 
 PYTHON ?= python3
 FAST ?=
+JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-all mutation lint clean
 
 run: .venv/.run
 	$(BIN)/fljax sweep digits_privacy_utility $(if $(FAST),--fast --out results/digits_privacy_utility_fast)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" -n $(JOBS) --dist loadfile
+
+mutation: .venv/.test
+	$(BIN)/python tests/mutation/run.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import fljax
-from benchmarks.workloads import Workload, generated, make_round
+from benchmarks.workloads import Variant, Workload, generated, make_round
 from fljax.core.provenance import provenance
 from fljax.models import mlp
 
@@ -30,7 +30,7 @@ def workload(cohort: int) -> Workload:
 
 def compiled(work: Workload, chunk: int):
     """The compiled private round and its arguments."""
-    round_, hparams = make_round(work, private=True, perf=fljax.PerfFlags(chunk))
+    round_, hparams = make_round(work, Variant("central"), fljax.PerfFlags(chunk))
     key = jax.random.key(0)
     args = (jnp.int32(0), key, round_.init(key, work.model.init(key), hparams), work.data, hparams)
     return jax.jit(round_.step).lower(*args).compile(), args

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import fljax
+from fljax import recipes
+from fljax.core.transform import UpdateTransform
 from fljax.core.types import Hparams, Round
 from fljax.data.federated import FederatedData
+from fljax.dropout.fisher import fisher_dropout
 from fljax.models import Loss, Model, cnn, mlp
+from fljax.privacy.distributed import distributed_noise
+from fljax.privacy.local import local_gaussian
+from fljax.server.clients import Compact, Tiers, divide_among_tiers
+from fljax.server.sampler import Sampler
 
 
 class Workload(NamedTuple):
@@ -53,13 +61,47 @@ def tiny_mlp(clients: int = 100, cohort: int = 20) -> Workload:
 WORKLOADS = {"cohort_cnn": cohort_cnn, "tiny_mlp": tiny_mlp}
 
 
-def make_round(work: Workload, *, private: bool, perf: fljax.PerfFlags) -> tuple[Round, Hparams]:
-    """FedAvg (unweighted) or DP-FedAvg on a fixed-size cohort, and its numbers."""
+PRIVACY = ("none", "central", "adaptive", "local", "discrete_gaussian", "skellam")
+"""Who clips and noises: nobody, the server (fixed or adaptive clip), every client, or every client a share."""
+
+
+class Variant(NamedTuple):
+    """What is done beside FedAvg. privacy: one of ``PRIVACY``. keep: keep rate of dropout of neurons, None for none.
+    execution: ``masked`` or ``compact``. tiers: relative keep rates of the classes of devices."""
+
+    privacy: str = "none"
+    keep: float | None = None
+    execution: str = "masked"
+    tiers: tuple[float, ...] = (1.0,)
+
+
+def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple[Round, Hparams]:
+    """FedAvg (unweighted) on a fixed-size cohort with what the variant adds, and its numbers."""
     training = fljax.Training(work.model, work.loss, epochs=None, steps=work.steps, batch_size=work.batch)
     sampler = fljax.fixed_size(work.data.population, work.cohort)
-    recipe = fljax.recipes.dp_fedavg if private else fljax.recipes.fedavg
-    numbers = fljax.Hparams(client_lr=work.lr, clip=1.0, noise_multiplier=1.0) if private else None
-    return recipe(training, sampler, perf=perf), (numbers or fljax.Hparams(client_lr=work.lr)).arrays()
+    private = variant.privacy != "none"
+    keep = 1.0 if variant.keep is None else variant.keep
+    numbers = Hparams(client_lr=work.lr, keep_rate=keep, refresh_rounds=10, integer_step=1e-2)
+    if private:
+        numbers = dataclasses.replace(numbers, clip=1.0, noise_multiplier=1.0)
+    transform = _private(work, variant.privacy, sampler) if private else recipes.realised_average("uniform")
+    parts: dict = {"transform": transform, "perf": perf}
+    if variant.keep is not None:
+        parts["submodel"] = fisher_dropout(work.model.groups)
+        if len(variant.tiers) > 1:
+            shares = (1 / len(variant.tiers),) * len(variant.tiers)
+            parts["tiers"] = Tiers(variant.tiers, divide_among_tiers(work.data.population, shares))
+        parts["compact"] = Compact(keep) if variant.execution == "compact" else None
+    return fljax.recipes.fedavg(training, sampler, **parts), numbers.arrays()
+
+
+def _private(work: Workload, privacy: str, sampler: Sampler) -> UpdateTransform:
+    if privacy in ("central", "adaptive"):
+        return recipes.private_average("adaptive" if privacy == "adaptive" else "flat")
+    if privacy == "local":
+        return recipes.private_average(noise=local_gaussian())
+    size = work.model.num_params()
+    return recipes.private_average(noise=distributed_noise(privacy, size, sampler, None, 24))
 
 
 def central(work: Workload):

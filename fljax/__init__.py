@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fljax import audit as audit
     from fljax import recipes as recipes
     from fljax.cli.arguments import load_experiment as load  # noqa: F401
     from fljax.client.sgd import Training as Training
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from fljax.core.types import Hparams as Hparams
     from fljax.data import FederatedData as FederatedData
     from fljax.data import load_dataset as load_dataset
+    from fljax.models import derive_groups as derive_groups
     from fljax.models import from_functions as from_functions
     from fljax.models import from_linen as from_linen
     from fljax.models import from_nnx as from_nnx
     from fljax.models import make_loss as make_loss
     from fljax.models import make_model as make_model
+    from fljax.models import model_flops as model_flops
+    from fljax.models import verify as verify
     from fljax.server.execute import PerfFlags as PerfFlags
     from fljax.server.round import make_round as make_round
     from fljax.server.sampler import cyclic as cyclic
@@ -55,7 +59,9 @@ _PLACES = {
     "Hparams": ("fljax.core.types", "Hparams"),
     "PerfFlags": ("fljax.server.execute", "PerfFlags"),
     "Training": ("fljax.client.sgd", "Training"),
+    "audit": ("fljax.audit", None),
     "cyclic": ("fljax.server.sampler", "cyclic"),
+    "derive_groups": ("fljax.models", "derive_groups"),
     "fixed_size": ("fljax.server.sampler", "fixed_size"),
     "from_functions": ("fljax.models", "from_functions"),
     "from_linen": ("fljax.models", "from_linen"),
@@ -65,12 +71,14 @@ _PLACES = {
     "load_dataset": ("fljax.data", "load_dataset"),
     "make_loss": ("fljax.models", "make_loss"),
     "make_model": ("fljax.models", "make_model"),
+    "model_flops": ("fljax.models", "model_flops"),
     "make_round": ("fljax.server.round", "make_round"),
     "poisson": ("fljax.server.sampler", "poisson"),
     "recipes": ("fljax.recipes", None),
     "results": ("fljax.sweep.store", "open_results"),
     "run": ("fljax.sim.run", "run"),
     "run_sweep": ("fljax.sweep.run", "run_sweep"),
+    "verify": ("fljax.models", "verify"),
 }
 __all__ = ["__version__", *sorted(_PLACES)]
 

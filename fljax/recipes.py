@@ -11,38 +11,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from fljax.client.prox import ditto_update, fedprox_update
 from fljax.client.scaffold import scaffold_update
 from fljax.client.sgd import Training, fedavg_update, fedsgd_update
+from fljax.compress.feedback import error_feedback
+from fljax.compress.quantise import quantise, sign_quantise
+from fljax.compress.sparsify import rand_k, top_k
 from fljax.core.check import one_of
 from fljax.core.transform import UpdateTransform, chain
 from fljax.core.types import LocalUpdate, Round
-from fljax.dropout.baselines import random_dropout
+from fljax.dropout.baselines import ordered_dropout, random_dropout, rescale, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout as fisher_submodel
+from fljax.dropout.sources import random_per_client
 from fljax.privacy.adaptive import adaptive_clip, bit_share
 from fljax.privacy.clip import clip
 from fljax.privacy.noise import central_gaussian
-from fljax.server.average import expected_average, realised_average
+from fljax.server.average import coordinate_average, expected_average, realised_average
+from fljax.server.clients import Tiers
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler
 
 
-def private_average(clipping: str = "flat", average: UpdateTransform | None = None) -> UpdateTransform:
-    """The chain of central user-level DP: clip on the client, noise on the server, a public denominator.
+def private_average(
+    clipping: str = "flat",
+    average: UpdateTransform | None = None,
+    noise: UpdateTransform | None = None,
+    first: Sequence[UpdateTransform] = (),
+    weighted: bool = False,
+) -> UpdateTransform:
+    """The chain of user-level DP: clip on the client, noise, a public denominator.
 
     Args:
       clipping: ``flat`` (one norm over everything), ``per_layer`` (the same bound, divided evenly over layers) or
         ``adaptive`` (the norm follows a private quantile; the budget is divided between update and quantile).
       average: the denominator; default the expected cohort.
+      noise: the stage that hides what the clip has bounded; default Gaussian noise by the server.
+      first: what a client does before it clips, such as compression.
+      weighted: the average weighs clients by at most 1, which it does after the clip: the clip's bound holds.
     """
     one_of(["flat", "per_layer", "adaptive"], clipping=clipping)
     if clipping == "adaptive":
-        return chain(average or expected_average(), adaptive_clip(), central_gaussian(bit_share))
-    bounded = clip(per_layer=clipping == "per_layer")
-    if average is not None:  # weights of at most 1 come after the clip, whose bound they keep
-        return chain(bounded, average, central_gaussian())
-    return chain(expected_average(), bounded, central_gaussian())
+        return chain(*first, average or expected_average(), adaptive_clip(), noise or central_gaussian(bit_share))
+    bounded, average = clip(per_layer=clipping == "per_layer"), average or expected_average()
+    pair = (bounded, average) if weighted else (average, bounded)
+    return chain(*first, *pair, noise or central_gaussian())
 
 
 def _round(sampler: Sampler, local: LocalUpdate, transform: UpdateTransform, parts: dict[str, Any]) -> Round:
@@ -102,6 +117,38 @@ def dp_fedavg(training: Training, sampler: Sampler, **parts: Any) -> Round:
     return _round(sampler, fedavg_update(training), private_average(), parts)
 
 
+def topk_fedavg(training: Training, sampler: Sampler, feedback: bool = True, **parts: Any) -> Round:
+    """FedAvg in which a client sends the values of largest magnitude alone, and later what it kept back.
+
+    The share that is sent is ``hparams.compress_rate``. Stich, Cordonnier, Jaggi, NeurIPS 2018.
+
+    Args:
+      feedback: keep what was not sent and add it to the next update; False loses it.
+    """
+    compress = error_feedback(top_k()) if feedback else top_k()
+    return _round(sampler, fedavg_update(training), chain(compress, realised_average()), parts)
+
+
+def quantised_fedavg(training: Training, sampler: Sampler, bits: int = 8, **parts: Any) -> Round:
+    """FedAvg with few bits a value: stochastic rounding (QSGD, Alistarh et al., NIPS 2017), or signs for one bit.
+
+    Args:
+      bits: 2 to 16, or 1 for signs with error feedback (EF-signSGD, Karimireddy et al., ICML 2019).
+    """
+    leaves = len(jax.tree.leaves(training.model.shapes()))
+    compress = quantise(bits, leaves) if bits > 1 else error_feedback(sign_quantise(leaves))
+    return _round(sampler, fedavg_update(training), chain(compress, realised_average()), parts)
+
+
+def fed_smp(training: Training, sampler: Sampler, **parts: Any) -> Round:
+    """Fed-SMP with random positions: DP-FedAvg on the same random coordinates for all clients of a round.
+
+    Sparsify and rescale, clip, sum, noise, keep the same coordinates, divide. Hu, Guo, Gong, IEEE TMC 2023, with noise
+    by the server. (``hparams.compress_rate``, ``hparams.clip``, ``hparams.noise_multiplier``)
+    """
+    return _round(sampler, fedavg_update(training), private_average(first=[rand_k()]), parts)
+
+
 def fisher_dropout(
     training: Training, sampler: Sampler, source: str = "fisher", forward: str = "submodel", **parts: Any
 ) -> Round:
@@ -116,3 +163,33 @@ def fisher_dropout(
     """
     choose = fisher_submodel if source == "fisher" else random_dropout
     return dp_fedavg(training, sampler, submodel=choose(training.model.groups, forward), **parts)
+
+
+def federated_dropout(training: Training, sampler: Sampler, tiers: Tiers | None = None, **parts: Any) -> Round:
+    """Federated Dropout: every client trains a random sub-model of its own. Caldas et al., 2018.
+
+    Args:
+      tiers: keep rates by device class, with which it is FedDrop (Wen, Jeon, Huang, 2021); default one for all.
+
+    Every coordinate is divided by the expected number of clients that hold it, a public constant.
+    """
+    submodel, average = random_per_client(training.model.groups), coordinate_average("inverse")
+    return _round(sampler, fedavg_update(training), average, {"submodel": submodel, "tiers": tiers, **parts})
+
+
+def heterofl(training: Training, sampler: Sampler, tiers: Tiers, **parts: Any) -> Round:
+    """HeteroFL: a client of a smaller class trains the first neurons of every layer. Diao, Ding, Tarokh, ICLR 2021.
+
+    Coordinates are averaged over the clients that hold them, hidden neurons are scaled up by 1 / keep rate while a
+    client trains, and logits of classes that it does not have are held at 0. The averaging by counts rules epsilon out.
+    """
+    groups = training.model.groups
+    local = fedavg_update(training._replace(scaler=rescale(groups), present_classes=True))
+    named = {"submodel": ordered_dropout(groups), "tiers": tiers, **parts}
+    return _round(sampler, local, coordinate_average("count"), named)
+
+
+def fedrolex(training: Training, sampler: Sampler, tiers: Tiers | None = None, **parts: Any) -> Round:
+    """FedRolex: a window of neurons that rolls on with the rounds (``hparams.refresh_rounds`` 1). Alam et al., 2022."""
+    named = {"submodel": rolling_dropout(training.model.groups), "tiers": tiers, **parts}
+    return _round(sampler, fedavg_update(training), coordinate_average("count"), named)

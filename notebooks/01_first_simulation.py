@@ -122,7 +122,7 @@ print(f"test accuracy: {plain[-1, 1]:.3f} without privacy, {noisy[-1, 1]:.3f} wi
 # %%
 claim = private.claims(private_numbers, state.params)
 law = private.law(private_numbers)
-statement = state_privacy(law, claim.noise_multiplier, rounds=ROUNDS, delta=1e-3)
+statement = state_privacy(law, claim.noise, rounds=ROUNDS, delta=1e-3)
 print(statement.sentence())
 
 # %% [markdown]

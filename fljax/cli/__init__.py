@@ -1,4 +1,4 @@
-"""The command line: ``fljax run | sweep | report | privacy | list | doctor``.
+"""The command line: ``fljax run | sweep | audit | report | privacy | list | doctor``.
 
 Results go to stdout, everything else to stderr. A mistake of the user is one line and exit code 2, without traceback.
 """
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     from fljax.core.check import FljaxError
 
     try:
-        dispatch(sys.argv[1:] if arguments is None else arguments)
+        return dispatch(sys.argv[1:] if arguments is None else arguments)
     except FljaxError as error:
         print(f"fljax: {error}", file=sys.stderr)
         return 2
@@ -23,4 +23,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    return 0

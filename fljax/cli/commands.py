@@ -14,6 +14,7 @@ import tyro
 
 from fljax.cli import privacy as accountant
 from fljax.cli.arguments import overridden, shipped
+from fljax.cli.audit import Audit
 from fljax.core.check import FljaxError
 
 Positional = tyro.conf.Positional
@@ -55,21 +56,27 @@ class Run(_Experiment):
         from fljax.report.page import write_report
         from fljax.report.tables import print_summary
         from fljax.sim.engine import use_compilation_cache
-        from fljax.sim.run import run
+        from fljax.sim.run import beside, run, run_controls
         from fljax.sweep.record import record_run
         from fljax.sweep.store import check_target, open_results
 
         experiment = overridden(self.experiment, overrides, data_dir=self.data_dir, fast=self.fast)
         out = self.out or Path("results") / experiment.name
         check_target(out, experiment.name)
+        for name in experiment.controls:
+            experiment.control(name)  # a mistake in one of them is told before anything runs
         use_compilation_cache()
         outcome = run(experiment, out=out, resume=self.resume, quiet=self.quiet)
-        record_run(out, outcome)
+        controls = beside(outcome, run_controls(experiment, self.quiet))
+        record_run(out, outcome, controls)
         page = write_report(out)
         if self.json:
-            _print_json(outcome.summary() | {"out": str(out)})
+            more = {"controls": controls} if controls else {}
+            _print_json(outcome.summary() | more | {"out": str(out)})
             return
         print_summary(open_results(out))
+        if controls:
+            print(_lines({"controls": controls}))
         print(outcome.statement.sentence())
         if outcome.stopped:
             print(outcome.stopped)
@@ -247,12 +254,12 @@ def _lines(value: Any, indent: str = "") -> str:
     )
 
 
-OVERRIDABLE = {"run": Run, "sweep": Sweep}
+OVERRIDABLE = {"run": Run, "sweep": Sweep, "audit": Audit}
 PLAIN = {"report": Report, "list": List, "doctor": Doctor}
 
 
-def dispatch(arguments: list[str]) -> None:
-    """Parses the arguments and executes the command."""
+def dispatch(arguments: list[str]) -> int:
+    """Parses the arguments and executes the command; returns the exit code."""
     name = arguments[0] if arguments else "--help"
     if name == "--version":
         import fljax
@@ -263,7 +270,7 @@ def dispatch(arguments: list[str]) -> None:
     elif name in OVERRIDABLE:
         kind = OVERRIDABLE[name]
         command, rest = tyro.cli(kind, args=arguments[1:], prog=f"fljax {name}", return_unknown_args=True)
-        command.execute(rest)
+        return command.execute(rest) or 0
     elif name in PLAIN:
         tyro.cli(PLAIN[name], args=arguments[1:], prog=f"fljax {name}").execute()
     elif name in ("--help", "-h"):
@@ -272,12 +279,12 @@ def dispatch(arguments: list[str]) -> None:
         raise FljaxError(
             f"Expected command {name!r} to be one of {', '.join([*OVERRIDABLE, *PLAIN, 'privacy'])}. Try fljax --help."
         )
+    return 0
 
 
 def _privacy(arguments: list[str]) -> None:
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"epsilon": accountant.Epsilon, "calibrate": accountant.Calibrate}, args=arguments, prog="fljax privacy"
-    )
+    commands: dict[str, Any] = dict(accountant.COMMANDS)
+    command = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="fljax privacy")
     answer = command.run()
     _print_json(answer) if command.json else print(_lines(answer))
 
@@ -285,6 +292,6 @@ def _privacy(arguments: list[str]) -> None:
 def _help() -> str:
     """The first thing somebody sees."""
     first = {name: (c.__doc__ or "").split("\n")[0] for name, c in (OVERRIDABLE | PLAIN).items()}
-    first["privacy"] = "Accountant: the epsilon of a noise, the noise for an epsilon."
+    first["privacy"] = "Accountant: the epsilon of a noise, the noise for an epsilon, the price of a choice."
     rows = "\n".join(f"  {name:<9}{text}" for name, text in first.items())
     return f"fljax: a simulator of private federated learning\n\n{rows}\n\nfljax COMMAND --help tells the rest."

@@ -1,4 +1,4 @@
-"""``fljax privacy epsilon`` and ``fljax privacy calibrate``: the accountant on the command line.
+"""``fljax privacy epsilon | calibrate | select``: the accountant on the command line.
 
 The dataclasses are the flags. ``run`` returns a plain dict, which the caller prints as a table or as JSON.
 """
@@ -12,14 +12,14 @@ from typing import Any, Literal
 from fljax.core.check import FljaxError
 from fljax.core.types import SamplingLaw
 
-Sampler = Literal["poisson", "truncated_poisson", "fixed_size", "full", "cyclic"]
+Sampler = Literal["poisson", "truncated_poisson", "fixed_size", "full", "cyclic", "cyclic_poisson"]
 Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
 Accountant = Literal["pld", "rdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Question:
-    """What both commands need to know.
+    """What all commands need to know.
 
     Attributes:
       rounds: number of rounds T.
@@ -29,6 +29,7 @@ class _Question:
       sampler: how cohorts are drawn.
       cohort: clients in a round, for fixed_size and cyclic (with --population it gives the sampling rate).
       capacity: largest cohort of truncated_poisson.
+      groups: groups of clients that take turns, for cyclic_poisson.
       relation: checked against the neighbouring relation of the sampler; it cannot be chosen.
       accountant: pld (tight) or rdp (fast, looser).
       json: print JSON.
@@ -41,6 +42,7 @@ class _Question:
     sampler: Sampler = "poisson"
     cohort: int | None = None
     capacity: int | None = None
+    groups: int = 1
     relation: Relation | None = None
     accountant: Accountant = "pld"
     json: bool = False
@@ -54,7 +56,11 @@ class _Question:
             raise FljaxError(
                 f"Expected capacity={self.capacity!r} to be absent for sampler {self.sampler!r}. Use truncated_poisson."
             )
-        return SamplingLaw(self.sampler, self._rate(), self.population, self.capacity)
+        if self.groups != 1 and self.sampler != "cyclic_poisson":
+            raise FljaxError(
+                f"Expected groups={self.groups!r} to be absent for sampler {self.sampler!r}. Use cyclic_poisson."
+            )
+        return SamplingLaw(self.sampler, self._rate(), self.population, self.capacity, self.groups)
 
     def _rate(self) -> float:
         if self.cohort is not None:
@@ -87,7 +93,7 @@ class _Question:
 
     def _common(self, law: SamplingLaw, noise_multiplier: float, delta: float) -> dict[str, Any]:
         """Checks the relation and says what the numbers depend on."""
-        from fljax.privacy.events import make_event
+        from fljax.privacy.mechanisms import make_event
         from fljax.privacy.statement import CAVEATS
 
         event = make_event(law, noise_multiplier, self.rounds)
@@ -145,7 +151,8 @@ class Calibrate(_Question):
 
     def run(self) -> dict[str, Any]:
         """Returns the multiplier and the epsilon that it reaches. Raises FljaxError for what cannot be answered."""
-        from fljax.privacy.accounting import calibrate, epsilon
+        from fljax.privacy.accounting import epsilon
+        from fljax.privacy.calibration import calibrate
 
         law, delta = self._law(), self._delta()
         common = self._common(law, 1.0, delta)
@@ -153,6 +160,38 @@ class Calibrate(_Question):
         reached = epsilon(law, noise, self.rounds, delta, accountant=self.accountant)
         answer = {"noise_multiplier": noise, "epsilon": reached, "target_epsilon": self.epsilon} | common
         return answer | _fixed_size(law, noise, self.rounds, delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(_Question):
+    """What it costs to release only the best of several trials that were all noised with a given multiplier.
+
+    Attributes:
+      noise_multiplier: std of the noise on the sum / largest L2 norm of one client's contribution, of every trial.
+      trials: how many trials are expected, >= 1; their number is random, see the caveats of the answer.
+    """
+
+    noise_multiplier: float
+    trials: float
+
+    def run(self) -> dict[str, Any]:
+        """Returns epsilon of one trial and of the choice. Raises FljaxError for what cannot be answered."""
+        from fljax.privacy.accounting import stated_epsilon
+        from fljax.privacy.selection import PROCEDURE, selection_epsilon
+
+        if self.accountant != "pld":
+            raise FljaxError(f"Expected accountant={self.accountant!r} to be 'pld' for a choice. Leave it out.")
+        law, delta = self._law(), self._delta()
+        common = self._common(law, self.noise_multiplier, delta)
+        asked = (law, self.noise_multiplier, self.rounds, delta)
+        chosen = selection_epsilon(*asked, self.trials)
+        answer = {"epsilon": stated_epsilon(*asked), "epsilon_selection": chosen, "trials": self.trials}
+        answer |= {"noise_multiplier": self.noise_multiplier} | common
+        return answer | {"caveats": [PROCEDURE, *common["caveats"][:-1]]}
+
+
+COMMANDS = {"epsilon": Epsilon, "calibrate": Calibrate, "select": Select}
+"""The commands by name."""
 
 
 def _fixed_size(law: SamplingLaw, noise_multiplier: float, rounds: int, delta: float) -> dict[str, float]:

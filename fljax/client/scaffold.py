@@ -9,7 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fljax.client.sgd import Training, client_rate, difference, masked, share_all, train
+from fljax.client.sgd import Training, client_rate, difference, share_all, train
+from fljax.core import tree
 from fljax.core.check import positive
 from fljax.core.tree import zero_unless
 from fljax.core.types import LocalUpdate
@@ -36,7 +37,7 @@ def scaffold_update(training: Training, population: int) -> LocalUpdate:
         return zero, zero
 
     def run(key, ctx, broadcast, own, shard):
-        start = masked(broadcast.params, broadcast.mask)
+        start = tree.keep(broadcast.params, broadcast.mask)
         drift = jax.tree.map(jnp.subtract, broadcast.algorithm, own)
         trained, loss, steps = train(
             key, ctx, training, start, shard, mask=broadcast.mask, correction=lambda params: drift
@@ -44,7 +45,7 @@ def scaffold_update(training: Training, population: int) -> LocalUpdate:
         per_step = 1.0 / (jnp.maximum(steps, 1) * client_rate(ctx))
         change = jax.tree.map(lambda w, w_k, c: (w - w_k) * per_step - c, start, trained, broadcast.algorithm)
         change = zero_unless(jnp.asarray(steps) > 0, change)  # a client without data changes nothing
-        payload = difference(trained, start, shard) | {"control": masked(change, broadcast.mask)}
+        payload = difference(trained, start, shard) | {"control": tree.keep(change, broadcast.mask)}
         new = jax.tree.map(jnp.add, own, payload["control"])
         return payload, new, {"loss": loss, "steps": jnp.float32(steps)}
 

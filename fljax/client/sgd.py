@@ -30,6 +30,8 @@ class Training(NamedTuple):
     model: with apply(params, x, key). loss: with per_example(outputs, y) -> [B].
     optimiser: factory of the local optimiser, reset every round.
     epochs | steps: exactly one of them. batch_size: B, or None for full batches.
+    scaler: (ctx, params) -> the parameters that the forward pass uses, or None (HeteroFL's rescaled sub-models).
+    present_classes: logits of classes that a client has no example of are held at 0 (HeteroFL's masked loss).
     """
 
     model: Any
@@ -38,6 +40,8 @@ class Training(NamedTuple):
     epochs: int | None = 1
     steps: int | None = None
     batch_size: int | None = None
+    scaler: Callable[[Ctx, Params], Params] | None = None
+    present_classes: bool = False
 
     def check(self) -> Training:
         """Raises FljaxError unless the numbers make sense; returns itself."""
@@ -61,9 +65,16 @@ def client_rate(ctx: Ctx) -> Array:
     return schedule(h.client_lr, h.client_lr_decay, h.lr_warmup, ctx.round)
 
 
-def batch_loss(training: Training, params: Params, batch, key: Key | None) -> Array:
-    """Mean loss over the valid examples of a batch: () float32; 0 for a batch without any."""
-    losses = training.loss.per_example(training.model.apply(params, batch.x, key), batch.y)
+def batch_loss(training: Training, params: Params, batch, key: Key | None, present: Array | None = None) -> Array:
+    """Mean loss over the valid examples of a batch: () float32; 0 for a batch without any.
+
+    Args:
+      present: None, or [K] 1 for the classes whose logits count; the others are held at 0.
+    """
+    outputs = training.model.apply(params, batch.x, key)
+    if present is not None:
+        outputs = jnp.where(present > 0, outputs, 0.0)
+    losses = training.loss.per_example(outputs, batch.y)
     return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1.0)
 
 
@@ -95,20 +106,29 @@ def train(
         stream(key, "sample"), shard, epochs=training.epochs, steps=training.steps, batch_size=training.batch_size
     )
     optimiser = training.optimiser(client_rate(ctx))
-    keep = (lambda t: t) if mask is None else (lambda t: jax.tree.map(jnp.multiply, t, mask))
     whole = shard.batch(*plan.batch(0)) if plan.full_batch else None
+    scaled = (lambda p: p) if training.scaler is None else (lambda p: training.scaler(ctx, p))
+    present = classes_of(training, params, shard) if training.present_classes else None
 
     def step(i, carry):
         params, opt_state, seen = carry
         batch = whole if whole is not None else shard.batch(*plan.batch(i))
-        value, grads = jax.value_and_grad(lambda p: batch_loss(training, p, batch, jax.random.fold_in(key, i)))(params)
+        drop = jax.random.fold_in(key, i)
+        value, grads = jax.value_and_grad(lambda p: batch_loss(training, scaled(p), batch, drop, present))(params)
         if correction is not None:
             grads = jax.tree.map(jnp.add, grads, correction(params))
-        updates, opt_state = optimiser.update(keep(grads), opt_state, params)
-        return optax.apply_updates(params, keep(updates)), opt_state, seen + value
+        updates, opt_state = optimiser.update(tree.keep(grads, mask), opt_state, params)
+        return tree.where(mask, optax.apply_updates(params, updates), params), opt_state, seen + value
 
     params, _, seen = _repeat(plan, step, (params, optimiser.init(params), jnp.float32(0.0)))
     return params, seen / jnp.maximum(plan.steps, 1), plan.steps
+
+
+def classes_of(training: Training, params: Params, shard) -> Array:
+    """Which classes a client has examples of: [1, K] float32, 1 or 0."""
+    batch = shard.batch(jnp.arange(shard.max_size), jnp.arange(shard.max_size) < shard.size)
+    count = jax.eval_shape(lambda p: training.model.apply(p, batch.x[:1], None), params).shape[-1]
+    return jnp.zeros((1, count)).at[0, batch.y].max(batch.mask)
 
 
 def _repeat(plan: Plan, step: Callable, carry):
@@ -165,7 +185,7 @@ def difference_update(
         return (), split(params)[1]
 
     def run(key, ctx, broadcast, client_state, shard):
-        start = masked(broadcast.params, broadcast.mask)
+        start = tree.keep(broadcast.params, broadcast.mask)
         full = tree.merge_paths(start, client_state) if client_state else start
         mask = broadcast.mask
         if mask is not None and client_state:
@@ -179,11 +199,6 @@ def difference_update(
         return tree.merge_paths(params, client_state)
 
     return LocalUpdate(split, init, run, keep_algorithm, None if split is share_all else personal)
-
-
-def masked(params: Params, mask: PyTree) -> Params:
-    """params * mask: the sub-model, with dropped neurons at exactly zero."""
-    return params if mask is None else jax.tree.map(jnp.multiply, params, mask)
 
 
 def difference(new: Params, old: Params, shard) -> dict[str, PyTree]:
@@ -213,7 +228,7 @@ def fedsgd_update(training: Training) -> LocalUpdate:
     def run(key, ctx, broadcast, client_state, shard):
         del ctx
         plan = plan_steps(key, shard, epochs=1, steps=None, batch_size=whole.batch_size)
-        params = masked(broadcast.params, broadcast.mask)
+        params = tree.keep(broadcast.params, broadcast.mask)
 
         def total_loss(p, batch, k):
             losses = whole.loss.per_example(whole.model.apply(p, batch.x, k), batch.y)
@@ -227,7 +242,7 @@ def fedsgd_update(training: Training) -> LocalUpdate:
         zero = (jax.tree.map(jnp.zeros_like, params), jnp.float32(0.0))
         grads, loss = _repeat(plan, step, zero)
         size = jnp.maximum(shard.size, 1)
-        update = masked(jax.tree.map(lambda g: -g / size, grads), broadcast.mask)
+        update = tree.keep(jax.tree.map(lambda g: -g / size, grads), broadcast.mask)
         payload = {"update": update, "weight": shard.size.astype(jnp.float32)}
         return payload, client_state, {"loss": loss / size, "steps": jnp.float32(1.0)}
 

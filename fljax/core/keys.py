@@ -24,8 +24,10 @@ STREAMS = (
     "local",  # local training of one client: shuffling, drop-out layers
     "encode",  # client half of the transforms
     "masks",  # public randomness of neuron masks
+    "query",  # a client's query of neuron scores
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise
+    "audit",  # canaries of an audit: their coins and directions
 )
 
 

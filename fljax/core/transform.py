@@ -15,20 +15,41 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from fljax.core.keys import per_stage
-from fljax.core.types import Bounds, Ctx, Hparams
+from fljax.core.types import Array, Bounds, Ctx, Hparams
+
+
+class Noise(NamedTuple):
+    """What a stage adds, in the words of an accountant: concrete numbers, on the host.
+
+    kind: ``gaussian`` | ``pure`` (any randomiser with a pure epsilon) | ``discrete_gaussian`` | ``skellam`` | ``tree``
+      | ``banded``.
+    multiplier: z = std of the noise / largest L2 norm of what it hides; for ``pure`` 1 / (epsilon of one upload). For
+      every kind more is more private, and 0 is no noise.
+    trust: ``central`` (noise on the sum, by a server that sees it), ``local`` (every client noises its own upload),
+      ``distributed`` (clients add shares of the noise, a secure sum hides the rest) or ``record`` (every client noises
+      its own steps; the unit is one example).
+    detail: further public numbers by name, those that the kind needs.
+    """
+
+    kind: str
+    multiplier: float
+    trust: str = "central"
+    detail: tuple[tuple[str, float], ...] = ()
 
 
 class Claim(NamedTuple):
     """What a stage promises to the accountant, read on the host with concrete numbers.
 
-    noise_multiplier: z of the Gaussian noise that the stage adds on the server, or None if it adds none.
+    noise: what the stage adds, or None if it adds none.
     reason: why no epsilon may be printed while this stage is in the round, or None.
     divides: True for a denominator, which has to be decoded after the noise.
+    values_only: why an epsilon would cover the sent values alone, or None.
     """
 
-    noise_multiplier: float | None = None
+    noise: Noise | None = None
     reason: str | None = None
     divides: bool = False
+    values_only: str | None = None
 
 
 def unknown_claim(hparams: Hparams) -> Claim:
@@ -55,6 +76,21 @@ def pass_noise(ctx: Ctx, state, std):
     return std
 
 
+class Wire(NamedTuple):
+    """One part of a payload as it is written down. values: () how many numbers. bits: () bits of each. extra: () bits
+    beside them: positions, scales, headers."""
+
+    values: Array
+    bits: Array
+    extra: Array
+
+
+def pass_wire(ctx: Ctx, wires: dict[str, Wire]) -> dict[str, Wire]:
+    """The wires of a stage that neither changes how many numbers are sent nor how they are written."""
+    del ctx
+    return wires
+
+
 class UpdateTransform(NamedTuple):
     """One concern of the upload, both halves.
 
@@ -65,6 +101,9 @@ class UpdateTransform(NamedTuple):
     bound: (ctx, server_state, bounds) -> bounds     one L2 bound per named part of the payload
     noise: (ctx, server_state, std) -> std           how decode changes the per-coordinate std of the noise
     claim: (hparams) -> Claim                        what the accountant may rely on
+    wire: (ctx, wires) -> wires                      how the payload is written down, for counting bytes
+    always: what encode makes of a payload of zeros is sent even where the client's own was not finite: its noise, or
+      its silence, must not tell. (static)
     """
 
     name: str
@@ -74,6 +113,8 @@ class UpdateTransform(NamedTuple):
     bound: Callable = pass_bound
     noise: Callable = pass_noise
     claim: Callable = unknown_claim
+    wire: Callable = pass_wire
+    always: bool = False
 
 
 class Aggregator(NamedTuple):
@@ -150,12 +191,19 @@ def chain(*stages: UpdateTransform) -> UpdateTransform:
 
     def claim(hparams):
         claims = [stage.claim(hparams) for stage in stages]
-        noisy = [i for i, c in enumerate(claims) if c.noise_multiplier is not None]
+        noisy = [i for i, c in enumerate(claims) if c.noise is not None]
         if any(c.divides for c in claims[min(noisy, default=len(claims)) :]):
             claims.append(Claim(reason="the denominator is decoded before the noise; put it to the left of the noise"))
         return join_claims(claims)
 
-    return UpdateTransform("chain", init, encode, decode, bound, noise, claim)
+    def wire(ctx, wires):
+        for stage in stages:
+            wires = stage.wire(ctx, wires)
+        return wires
+
+    return UpdateTransform(
+        "chain", init, encode, decode, bound, noise, claim, wire, always=any(s.always for s in stages)
+    )
 
 
 def denominator_claim(hparams: Hparams) -> Claim:
@@ -166,11 +214,16 @@ def denominator_claim(hparams: Hparams) -> Claim:
 
 def join_claims(claims: list[Claim]) -> Claim:
     """One claim for several stages: at most one may add noise, and any reason to refuse stays."""
-    noises = [c.noise_multiplier for c in claims if c.noise_multiplier is not None]
+    noises = [c.noise for c in claims if c.noise is not None]
     reasons = [c.reason for c in claims if c.reason]
+    limits = [c.values_only for c in claims if c.values_only]
     if len(noises) > 1:
         reasons.append("more than one stage adds noise; use one noise stage with the total noise multiplier")
-    return Claim(noises[0] if noises else None, "; ".join(dict.fromkeys(reasons)) or None)
+    return Claim(
+        noises[0] if noises else None,
+        "; ".join(dict.fromkeys(reasons)) or None,
+        values_only="; ".join(dict.fromkeys(limits)) or None,
+    )
 
 
 def summed() -> Aggregator:

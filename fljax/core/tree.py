@@ -22,6 +22,27 @@ def select(keep: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
 
 
+def keep(tree: PyTree, mask: PyTree | None) -> PyTree:
+    """The tree where the 0/1 mask is 1, exact zeros elsewhere; None keeps everything.
+
+    A selection and no product: a product would let XLA fuse it with a following addition into one rounding, and a mask
+    of ones would change the last bit.
+    """
+    if mask is None:
+        return tree
+    return jax.tree.map(lambda x, m: jnp.where(m > 0, x, jnp.zeros_like(x)), tree, mask)
+
+
+def where(mask: PyTree | None, new: PyTree, old: PyTree) -> PyTree:
+    """new where the 0/1 mask is 1, old elsewhere; None takes new everywhere.
+
+    To be used on the result of a sum and not on a summand, see ``keep``.
+    """
+    if mask is None:
+        return new
+    return jax.tree.map(lambda m, a, b: jnp.where(m > 0, a, b), mask, new, old)
+
+
 def squared_norm(tree: PyTree) -> Array:
     """Sum of squares over all leaves, accumulated in float32 whatever the leaves' precision."""
     return sum((jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)), jnp.float32(0.0))

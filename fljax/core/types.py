@@ -42,12 +42,19 @@ class Hparams:
       clip_quantile: quantile of the clients' norms that adaptive clipping aims at.
       clip_rate: learning rate of adaptive clipping, in the exponent.
       clip_bit_noise: std of the noise on adaptive clipping's count (0 = a twentieth of the expected cohort).
-      noise_multiplier: z = std of the noise on the sum / L2 sensitivity of the sum (0 = no noise).
+      noise_multiplier: z = std of the noise on the sum / L2 sensitivity of the sum (0 = no noise); 1 / (epsilon of
+        one upload) for local randomisers with a pure epsilon.
+      noise_scale: factor on the noise alone, C / C' where a cohort of C stands for a simulated one of C' (1 = none).
+      integer_step: size of one integer step of distributed mechanisms, relative to the clip.
+      compress_rate: share of the values of an update that sparsification sends (1 = all).
       keep_rate: share of the neurons of each layer that clients train and send (1 = all).
       explore: share of neurons that get a random rank at each refresh of the masks.
       mask_decay: decay of the moving average behind the neuron scores.
       warmup_rounds: dense rounds before the first mask.
       refresh_rounds: rounds between two choices of the masks (0 = choose once, after the warm-up).
+      hysteresis: bonus on the score of neurons that are kept already, relative to the spread of the scores.
+      query_share: share of the privacy budget that a query of scores takes.
+      auto_keep: keep the neurons whose energy exceeds this many times that of the noise (0 = keep by rate alone).
       extra: numbers of stages that users write themselves, by name.
     """
 
@@ -65,11 +72,17 @@ class Hparams:
     clip_rate: Any = 0.2
     clip_bit_noise: Any = 0.0
     noise_multiplier: Any = 0.0
+    noise_scale: Any = 1.0
+    integer_step: Any = 1e-3
+    compress_rate: Any = 1.0
     keep_rate: Any = 1.0
     explore: Any = 0.0
     mask_decay: Any = 0.9
     warmup_rounds: Any = 0
     refresh_rounds: Any = 0
+    hysteresis: Any = 0.0
+    query_share: Any = 0.1
+    auto_keep: Any = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
 
     def arrays(self) -> Hparams:
@@ -86,7 +99,9 @@ class Ctx(NamedTuple):
     """What the protocol knows in a round: public to the protocol, not public in the sense of differential privacy.
 
     On the server ``id`` and ``slot`` are -1. ``support`` is None (noise on every coordinate) or a tree like the
-    parameters: 1 where the noise lives, a public set. ``bounds`` is the L2 bound of the whole chain of transforms.
+    parameters: 1 where the noise lives, a public set; that of one client on a client, of all of them on the server.
+    ``bounds`` is the L2 bound of the whole chain of transforms. ``inclusion`` is None, or where clients keep different
+    shares, a tree like the parameters: the expected, public share of the clients that hold a coordinate.
     """
 
     round: Array  # () int32, scan's round index
@@ -98,6 +113,7 @@ class Ctx(NamedTuple):
     keep_rate: Array  # () float32, of one client
     support: PyTree = None
     bounds: Bounds | None = None
+    inclusion: PyTree = None
 
 
 class Cohort(NamedTuple):
@@ -110,16 +126,18 @@ class Cohort(NamedTuple):
 class SamplingLaw(NamedTuple):
     """How cohorts are drawn, as the accountant must know it.
 
-    kind: ``poisson`` | ``truncated_poisson`` | ``fixed_size`` | ``full`` | ``cyclic``.
+    kind: ``poisson`` | ``truncated_poisson`` | ``fixed_size`` | ``full`` | ``cyclic`` | ``cyclic_poisson``.
     rate: q, inclusion probability of one client in one round (cohort / population for fixed_size and cyclic).
     population: N, or None where it is not known (then delta < 1/N cannot be checked).
     capacity: static cohort slots B of a truncated Poisson sampler, else None.
+    groups: number of groups of cyclic_poisson, which take turns; 1 for all others.
     """
 
     kind: str
     rate: float
     population: int | None = None
     capacity: int | None = None
+    groups: int = 1
 
 
 class Broadcast(NamedTuple):
@@ -140,6 +158,7 @@ class LocalUpdate(NamedTuple):
     absorb: (ctx, algorithm_state, total) -> algorithm_state     from the released total, after decoding
     personal: (shared, client_state) -> params of one client's own model, or None where all clients use the same
     parts: names of the payload's parts
+    claim: (hparams) -> Claim of noise that the client adds while it trains (record level), or None
     """
 
     split: Callable
@@ -148,25 +167,62 @@ class LocalUpdate(NamedTuple):
     absorb: Callable
     personal: Callable | None = None
     parts: tuple[str, ...] = ("update", "weight")
+    claim: Callable | None = None
+
+
+class Selection(NamedTuple):
+    """Which neurons come first: of a round, or of one client where clients choose for themselves.
+
+    ranks: {group: [n] int32}, 0 = kept first. most: {group: () int32} at most so many are kept, or None for no limit.
+    """
+
+    ranks: dict[str, Array]
+    most: dict[str, Array] | None = None
+
+
+class OwnSelection(NamedTuple):
+    """How ONE client chooses neurons for itself, where the choice is not the server's.
+
+    init: (params) -> client_state
+    choose: (key, ctx, params, client_state, shard, shared selection) -> (Selection, client_state)
+    learn: (ctx, client_state, what it sent: the encoded update) -> client_state
+    """
+
+    init: Callable
+    choose: Callable
+    learn: Callable
 
 
 class SubModel(NamedTuple):
     """Dropout of neurons: which part of the model a client trains and sends.
 
     init: (params, hparams) -> state
-    select: (ctx, state) -> {group: [n] 0/1 mask}          from public values and the public key of the round alone
-    observe: (ctx, state, released_update, std) -> state   post-processing of what was released; std of its noise
+    select: (ctx, state, params) -> Selection              from public values and the public key of the round alone
+    masks: (ctx, Selection) -> {group: [n] 0/1 mask}       of one client, from its ``ctx.keep_rate``
+    observe: (ctx, state, released, std) -> state          post-processing of what was released; std of its noise
     deploy: (t, hparams, state, params) -> params          the model to use after round t
     groups: the neuron groups of the model (static)
     forward: ``submodel`` (train only the kept neurons) or ``upload_only`` (train all, send the kept)
+    source: what the masks are computed from, one of ``privacy.validity.SOURCES`` (static)
+    support: where the noise lives, ``mask`` or ``dense`` (static)
+    own: how a client chooses for itself, or None where all follow the server's selection
+    query: (key, ctx, params, shard) -> {group: [n]} scores of ONE client with joint L2 norm at most 1, sent beside the
+      update as the part ``query`` and noised with it; or None
+    last: (state) -> the Selection of the round before, to observe how masks move; or None
     """
 
     init: Callable
     select: Callable
+    masks: Callable
     observe: Callable
     deploy: Callable
     groups: Any
     forward: str
+    source: str = "released"
+    support: str = "mask"
+    own: OwnSelection | None = None
+    query: Callable | None = None
+    last: Callable | None = None
 
 
 class Round(NamedTuple):

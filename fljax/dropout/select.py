@@ -25,9 +25,9 @@ def explore(ranks: Array, key: Key, share: Array) -> Array:
     return rank(-moved, tie)
 
 
-def best(ranks: Array, keep_rate: Array, least: int) -> Array:
-    """0/1 mask [n] float32 with exactly ``clip(round(keep_rate n), least, n)`` ones: the best-ranked neurons."""
-    count = jnp.clip(jnp.round(keep_rate * ranks.size), least, ranks.size)
+def best(ranks: Array, keep_rate: Array, least: int, most: Array | int) -> Array:
+    """0/1 mask [n] float32 with exactly ``clip(round(keep_rate n), least, most)`` ones: the best-ranked neurons."""
+    count = jnp.clip(jnp.round(keep_rate * ranks.size), least, jnp.maximum(most, least))
     return (ranks < count).astype(jnp.float32)
 
 

@@ -1,12 +1,17 @@
 """Models as pure functions, their neuron groups, and losses. Imports jax, flax, numpy and the core only."""
 
 from fljax.models.cnn import cnn, leaf_cnn
+from fljax.models.derive import derive_groups
+from fljax.models.flops import model_flops
 from fljax.models.layers import conv_matmul, max_pool_2x2
 from fljax.models.linear import linear, logistic
 from fljax.models.losses import LOSSES, Loss, make_loss
 from fljax.models.mlp import mlp
 from fljax.models.model import Model, from_functions, from_linen, from_nnx
 from fljax.models.neurons import Axis, Leaf, NeuronGroups
+from fljax.models.resnet import mobilenet, resnet
+from fljax.models.text import char_gru, char_lstm, transformer
+from fljax.models.verify import verify
 from fljax.models.zoo import MODELS, make_model
 
 __all__ = [
@@ -17,8 +22,11 @@ __all__ = [
     "Loss",
     "Model",
     "NeuronGroups",
+    "char_gru",
+    "char_lstm",
     "cnn",
     "conv_matmul",
+    "derive_groups",
     "from_functions",
     "from_linen",
     "from_nnx",
@@ -29,4 +37,9 @@ __all__ = [
     "make_model",
     "max_pool_2x2",
     "mlp",
+    "mobilenet",
+    "model_flops",
+    "resnet",
+    "transformer",
+    "verify",
 ]

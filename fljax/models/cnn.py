@@ -85,7 +85,7 @@ def cnn(
 
     Source: Reddi et al., "Adaptive Federated Optimization", 2021; apple/pfl-research, ``simple_cnn``.
     """
-    height, width, _ = _image(input_shape)
+    height, width, _ = image_shape(input_shape)
     shrink = 2 * len(channels)
     pooled = ((height - shrink) // 2, (width - shrink) // 2)
     return _build("cnn", input_shape, num_classes, channels, hidden, pooled, dropout=dropout, kernel=3, padding="VALID")
@@ -101,7 +101,7 @@ def leaf_cnn(
 
     Source: Caldas et al., "LEAF: A Benchmark for Federated Settings", 2018.
     """
-    height, width, _ = _image(input_shape)
+    height, width, _ = image_shape(input_shape)
     scale = 2 ** len(channels)
     pooled = (height // scale, width // scale)
     return _build(
@@ -109,7 +109,8 @@ def leaf_cnn(
     )
 
 
-def _image(input_shape: Sequence[int]) -> tuple[int, ...]:
+def image_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    """(height, width, channels). Raises FljaxError for anything else."""
     num_features(input_shape)
     if len(input_shape) != 3:
         raise FljaxError(

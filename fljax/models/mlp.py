@@ -31,17 +31,18 @@ class MLP(nnx.Module):
         return getattr(self, f"dense_{self.depth - 1}")(x)
 
 
-def mlp(input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (32,)) -> Model:
+def mlp(input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] | int = (32,)) -> Model:
     """A multi-layer perceptron. Xavier-uniform weights, zero biases. Each hidden layer is one neuron group.
 
     Args:
       input_shape: shape of one example; images are flattened.
       num_classes: K, the number of outputs.
-      hidden: units per hidden layer; the groups are called dense_0, dense_1, ...
+      hidden: units per hidden layer, or of the only one; the groups are called dense_0, dense_1, ...
 
     Raises:
       FljaxError: for a shape or a width below 1.
     """
+    hidden = (hidden,) if isinstance(hidden, int) else hidden
     for i, width in enumerate(hidden):
         positive("", **{f"hidden[{i}]": width})
     positive(num_classes=num_classes)

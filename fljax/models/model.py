@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,11 @@ from flax import nnx
 from fljax.core.check import FljaxError
 from fljax.core.tree import named_leaves, num_elements
 from fljax.core.types import Array, Key, Params
+from fljax.models.derive import derive_groups
 from fljax.models.neurons import NeuronGroups
+
+Groups = NeuronGroups | Literal["derive"] | None
+"""Neuron groups as a builder takes them; ``derive`` finds those of a plain sequential network (``derive_groups``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,7 @@ class Model:
 def from_functions(
     init: Callable[[Key], Params],
     apply: Callable[..., Array],
-    groups: NeuronGroups | None = None,
+    groups: Groups = None,
     *,
     name: str = "functions",
     input_shape: Sequence[int] | None = None,
@@ -66,7 +70,7 @@ def from_functions(
     Args:
       init: key -> tree of float32 arrays.
       apply: (params, x) -> outputs; an argument called ``key`` is passed too, None in evaluation.
-      groups: the neuron groups, checked against the shapes of init.
+      groups: the neuron groups, checked against the shapes of init, or ``derive``.
       name: for reports.
       input_shape, input_dtype: of one example; where given, apply is traced once to find errors early.
 
@@ -78,13 +82,13 @@ def from_functions(
     def apply_with_key(params: Params, x: Array, key: Key | None = None) -> Array:
         return apply(params, x, key=key) if takes_key else apply(params, x)
 
-    return _checked(Model(name, init, apply_with_key, groups), input_shape, input_dtype)
+    return _checked(Model(name, init, apply_with_key), groups, input_shape, input_dtype)
 
 
 def from_nnx(
     make: Callable[[nnx.Rngs], nnx.Module],
     input_shape: Sequence[int],
-    groups: NeuronGroups | None = None,
+    groups: Groups = None,
     *,
     name: str | None = None,
     input_dtype: Any = jnp.float32,
@@ -98,7 +102,7 @@ def from_nnx(
     Args:
       make: rngs -> module; ``module(x)`` takes the batch. Drop-out layers are built with ``rngs=rngs``.
       input_shape: shape of one example, without the batch axis.
-      groups: the neuron groups, checked against the parameters.
+      groups: the neuron groups, checked against the parameters, or ``derive``.
       name: for reports; by default the class of the module.
       input_dtype: dtype of the examples.
 
@@ -126,13 +130,13 @@ def from_nnx(
         random = nnx.from_flat_state(_random_state(streams, jax.random.key(0) if key is None else key))
         return nnx.merge(graphs[key is not None], weights, random)(x)
 
-    return _checked(Model(name or type(module).__name__, init, apply, groups), input_shape, input_dtype)
+    return _checked(Model(name or type(module).__name__, init, apply), groups, input_shape, input_dtype)
 
 
 def from_linen(
     module: Any,
     input_shape: Sequence[int],
-    groups: NeuronGroups | None = None,
+    groups: Groups = None,
     *,
     name: str | None = None,
     input_dtype: Any = jnp.float32,
@@ -168,11 +172,11 @@ def from_linen(
         rngs = None if key is None else {"dropout": key}
         return module.apply({"params": params}, x, rngs=rngs, **mode(key is not None))
 
-    return _checked(Model(name or type(module).__name__, init, apply, groups), input_shape, input_dtype)
+    return _checked(Model(name or type(module).__name__, init, apply), groups, input_shape, input_dtype)
 
 
-def _checked(model: Model, input_shape: Sequence[int] | None, input_dtype: Any) -> Model:
-    """The model itself, after a look at its shapes: errors of the user appear here, not inside a compiled round."""
+def _checked(model: Model, groups: Groups, input_shape: Sequence[int] | None, input_dtype: Any) -> Model:
+    """The model with its groups, after a look at its shapes: errors of the user appear here, not inside a round."""
     shapes = model.shapes()
     for path, leaf in named_leaves(shapes).items():
         if leaf.dtype != jnp.float32:
@@ -180,13 +184,17 @@ def _checked(model: Model, input_shape: Sequence[int] | None, input_dtype: Any) 
                 f"Expected parameter {path!r} of dtype {leaf.dtype} to be float32. "
                 "Keep the parameters in float32 and compute in a lower precision inside the layers."
             )
-    if model.groups is not None:
-        model.groups.check(shapes)
+    if isinstance(groups, NeuronGroups):
+        groups.check(shapes)
     if input_shape is not None:
         x = jax.ShapeDtypeStruct((2, *input_shape), input_dtype)
         for key in (None, jax.random.key(0)):
             _trace(model, shapes, x, key)
-    return model
+    if groups == "derive":
+        if input_shape is None:
+            raise FljaxError("Expected input_shape for groups='derive': the groups are found by running the model.")
+        groups = derive_groups(model.apply, shapes, input_shape)
+    return replace(model, groups=groups)
 
 
 def _trace(model: Model, shapes: Params, x: jax.ShapeDtypeStruct, key: Key | None) -> None:

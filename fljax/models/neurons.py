@@ -1,7 +1,9 @@
 """Which parameters belong to which hidden neuron: masks, scores and extraction of sub-models.
 
-A *group* is the neurons of one layer: the units of a dense layer or the output channels of a convolution. Dropping a
-neuron removes its incoming weights, its bias and its outgoing weights. Inputs and output logits are never dropped.
+A *group* is the neurons of one layer: what is dropped or kept as one. A neuron is a unit of a dense or recurrent layer,
+a channel of a convolution, a dimension of an embedding, a whole attention head, or all the channels that group
+normalisation treats together. Dropping a neuron removes its incoming weights, its bias and its outgoing weights. Inputs
+and output logits are never dropped.
 """
 
 from __future__ import annotations
@@ -15,21 +17,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fljax.core.check import FljaxError, one_of
+from fljax.core.check import FljaxError, in_range, one_of
 from fljax.core.tree import named_leaves, path_name
 from fljax.core.types import Array, Params, PyTree
 
 
 class Axis(NamedTuple):
-    """One axis of a parameter array that runs over the neurons of a group.
+    """One axis of a parameter array that runs over the n neurons of a group.
+
+    ``index = (r * n + c) * block + b`` belongs to neuron c, for r < repeats and b < block; the axis has
+    ``repeats * n * block`` entries.
 
     group: the group.
-    repeats: the axis has length ``repeats * n``, and index ``r * n + c`` belongs to neuron c. It is H * W where a
-      channels-last image is flattened (the channel is the fastest index), else 1.
+    repeats: how often the whole group is repeated: H * W where a channels-last image is flattened, 4 for the gates of
+      an LSTM, else 1.
+    block: how many neighbouring entries are one neuron: the width of an attention head, the channels of a norm group,
+      else 1.
     """
 
     group: str
     repeats: int = 1
+    block: int = 1
+
+    def length(self, n: int) -> int:
+        """Entries of the axis for n neurons."""
+        return self.repeats * n * self.block
+
+    def spread(self, values: Array) -> Array:
+        """One value per neuron [n] -> one per entry of the axis."""
+        return jnp.broadcast_to(values.reshape(1, -1, 1), (self.repeats, values.shape[0], self.block)).reshape(-1)
+
+    def fold(self, values: Array, n: int) -> Array:
+        """One value per entry of the axis -> their sums per neuron [n]."""
+        return values.reshape(self.repeats, n, self.block).sum((0, 2))
+
+    def entries(self, neurons: Any, n: int) -> Any:
+        """Neurons [k] -> their entries of the axis [repeats * k * block], in the order that the axis itself has."""
+        r = np.arange(self.repeats, dtype=np.int32).reshape(-1, 1, 1)
+        b = np.arange(self.block, dtype=np.int32).reshape(1, 1, -1)
+        return ((r * n + neurons.reshape(1, -1, 1)) * self.block + b).reshape(-1)
 
 
 class Leaf(NamedTuple):
@@ -95,6 +121,8 @@ class NeuronGroups:
         for path, leaf in self.leaves:
             for axis in filter(None, leaf.axes):
                 one_of(sizes, **{f"group of {path}": axis.group})
+                if min(axis.repeats, axis.block) < 1:
+                    raise FljaxError(f"Expected repeats={axis.repeats} and block={axis.block} of {path!r} >= 1.")
             if leaf.owner is not None and (not leaf.axes or leaf.axes[-1] is None or leaf.axes[-1].group != leaf.owner):
                 raise FljaxError(f"Expected the last axis of {path!r} to run over its owner {leaf.owner!r}.")
         owners = {leaf.owner for _, leaf in self.leaves}
@@ -103,7 +131,7 @@ class NeuronGroups:
                 raise FljaxError(f"Expected group {group!r} to own a leaf. Name the layer that computes its neurons.")
 
     def check(self, params: Params) -> None:
-        """Raises FljaxError unless every path exists in params and every axis has length ``repeats * n``."""
+        """Raises FljaxError unless every path exists in params and every axis has ``repeats * n * block`` entries."""
         shapes = {path: tuple(x.shape) for path, x in named_leaves(params).items()}
         sizes = dict(self.sizes)
         for path, leaf in self.leaves:
@@ -114,16 +142,30 @@ class NeuronGroups:
                     f"Expected {path!r} of shape {shape} to have {len(leaf.axes)} axes, as its groups say."
                 )
             for i, axis in enumerate(leaf.axes):
-                if axis is not None and shape[i] != axis.repeats * sizes[axis.group]:
+                if axis is not None and shape[i] != axis.length(sizes[axis.group]):
+                    blocks = f" x {axis.block}" if axis.block > 1 else ""
                     raise FljaxError(
                         f"Expected axis {i} of {path!r} with shape {shape} to have length {axis.repeats} x "
-                        f"{sizes[axis.group]}, the neurons of group {axis.group!r}. Fix sizes or repeats."
+                        f"{sizes[axis.group]}{blocks}, the neurons of group {axis.group!r}. Fix sizes, repeats or "
+                        "block."
                     )
+
+    def counts(self, keep_rate: float) -> dict[str, int]:
+        """group -> how many neurons a mask with this keep rate keeps: ``clip(round(keep_rate n), min_keep, n)``.
+
+        The rounding is that of masks with a traced keep rate: float32, halves to even. No layer is ever emptied.
+
+        Raises:
+          FljaxError: for a keep rate outside of (0, 1].
+        """
+        in_range(0, 1, closed="right", keep_rate=keep_rate)
+        least = dict(self.min_keep)
+        return {g: int(np.clip(np.round(np.float32(keep_rate) * np.float32(n)), least[g], n)) for g, n in self.sizes}
 
     def masks(self, params_like: Params, neuron_masks: Mapping[str, Array]) -> PyTree:
         """The parameters that belong to kept neurons only.
 
-        ``mask(leaf) = product over its axes of tile(neuron_mask[group], repeats)``
+        ``mask(leaf) = product over its axes of (the neuron mask of the axis' group, spread over the axis)``
 
         Args:
           params_like: the parameters or their ShapeDtypeStructs.
@@ -135,14 +177,14 @@ class NeuronGroups:
         Raises:
           FljaxError: if a group has no mask, or a mask the wrong shape.
         """
-        self._check_masks(neuron_masks)
+        for group, n in self.sizes:
+            _check_mask(group, n, neuron_masks)
 
         def leaf_mask(x: Array, axes: tuple[Axis | None, ...]) -> Array:
             mask = jnp.ones(x.shape, jnp.float32)
             for i, axis in enumerate(axes):
                 if axis is not None:
-                    kept = jnp.tile(jnp.asarray(neuron_masks[axis.group], jnp.float32), axis.repeats)
-                    mask = mask * kept.reshape([-1 if j == i else 1 for j in range(len(axes))])
+                    mask = mask * _along(i, axis.spread(jnp.asarray(neuron_masks[axis.group], jnp.float32)), len(axes))
             return mask
 
         return self._map(leaf_mask, params_like)
@@ -161,55 +203,64 @@ class NeuronGroups:
         totals = {group: jnp.zeros(n, jnp.float32) for group, n in self.sizes}
         for path, leaf in self.leaves:
             if leaf.owner is not None:
-                per_index = values[path].astype(jnp.float32).sum(tuple(range(len(leaf.axes) - 1)))
-                totals[leaf.owner] += per_index.reshape(-1, sizes[leaf.owner]).sum(0)
+                per_entry = values[path].astype(jnp.float32).sum(tuple(range(len(leaf.axes) - 1)))
+                totals[leaf.owner] += leaf.axes[-1].fold(per_entry, sizes[leaf.owner])
         return totals
 
-    def extract(self, params: Params, neuron_masks: Mapping[str, Any]) -> Params:
-        """The physically smaller parameter tree of the kept neurons, on the host (NumPy).
+    def extract(self, params: Params, kept: Mapping[str, Any]) -> Params:
+        """The physically smaller parameter tree of the kept neurons.
 
-        A model of the same architecture with fewer units computes with it what the masked model computes.
+        The model's own ``apply`` computes with it what it computes with the masked parameters.
+
+        Args:
+          params: the parameters, or any tree of arrays like them.
+          kept: as in NumPy's indexing, per group either integers [k], the distinct indices of the kept neurons, or a
+            0/1 mask [n] (float or bool). Indices may be traced: k fixes the shapes, the neurons are data. A mask fixes
+            the shapes by its values and so has to be concrete.
+
+        Raises:
+          FljaxError: for a group that is missing or left without neurons, indices that are out of range or occur twice
+            (where they are concrete), a mask of the wrong shape or a traced one.
         """
-        index = self._kept(neuron_masks)
-        return self._map(lambda x, axes: np.asarray(x)[index(x, axes)], params)
+        neurons, sizes = self._neurons(kept), dict(self.sizes)
 
-    def insert(self, params: Params, small: Params, neuron_masks: Mapping[str, Any]) -> Params:
-        """A copy of params (NumPy) whose kept neurons have the values of small: the way back from ``extract``."""
-        index, values = self._kept(neuron_masks), named_leaves(small)
+        def cut(x: Array, axes: tuple[Axis | None, ...]) -> Array:
+            for i, axis in enumerate(axes):
+                if axis is not None:
+                    x = jnp.take(x, axis.entries(neurons[axis.group], sizes[axis.group]), axis=i)
+            return x
 
-        def put(path: tuple, x: Array) -> np.ndarray:
-            out = np.array(x)
-            out[index(x, self._axes(path_name(path), x))] = values[path_name(path)]
-            return out
+        return self._map(cut, jax.tree.map(jnp.asarray, params))
 
-        return jax.tree_util.tree_map_with_path(put, params)
+    def insert(self, params: Params, small: Params, kept: Mapping[str, Any]) -> Params:
+        """A copy of params whose kept neurons have the values of small: the way back from ``extract``.
 
-    def _kept(self, neuron_masks: Mapping[str, Any]) -> Callable[[Array, tuple[Axis | None, ...]], tuple]:
-        """A function (leaf, axes) -> open mesh of the indices that belong to kept neurons."""
-        self._check_masks(neuron_masks)
+        Into zeros, it makes a full-sized update out of that of a sub-model. Args, raises: as ``extract``.
+        """
+        neurons, values, sizes = self._neurons(kept), named_leaves(small), dict(self.sizes)
+        # Where each neuron is in the small model; n, which is beyond all of them, for those that are not in it.
+        places = {g: jnp.full(n, n).at[neurons[g]].set(jnp.arange(len(neurons[g]))) for g, n in self.sizes}
 
-        def index(x: Array, axes: tuple[Axis | None, ...]) -> tuple:
-            full = zip(axes, x.shape, strict=True)
-            return np.ix_(
-                *(
-                    np.arange(n) if a is None else np.flatnonzero(np.tile(np.asarray(neuron_masks[a.group]), a.repeats))
-                    for a, n in full
-                )
-            )
+        def put(path: tuple, x: Array) -> Array:
+            inserted, inside = jnp.asarray(values[path_name(path)]), jnp.ones((1,) * x.ndim, bool)
+            for i, axis in enumerate(self._axes(path_name(path), x)):
+                if axis is not None:
+                    n, k = sizes[axis.group], len(neurons[axis.group])
+                    is_in = axis.spread(places[axis.group] < n)
+                    source = jnp.where(is_in, axis.entries(places[axis.group], k), 0)
+                    inserted, inside = jnp.take(inserted, source, axis=i), inside & _along(i, is_in, x.ndim)
+            return jnp.where(inside, inserted, x)
 
-        return index
+        return jax.tree_util.tree_map_with_path(put, jax.tree.map(jnp.asarray, params))
 
-    def _check_masks(self, neuron_masks: Mapping[str, Any]) -> None:
-        for group, n in self.sizes:
-            if group not in neuron_masks:
-                raise FljaxError(
-                    f"Expected a mask for group {group!r}, got {sorted(neuron_masks)}. Use ones to keep all."
-                )
-            if np.shape(neuron_masks[group]) != (n,):
-                raise FljaxError(
-                    f"Expected the mask of group {group!r} with shape {np.shape(neuron_masks[group])} to have shape "
-                    f"({n},), one number per neuron. Use vmap for masks of several clients."
-                )
+    def shapes(self, params_like: Params, counts: Mapping[str, int]) -> Params:
+        """The ShapeDtypeStructs of a sub-model with so many neurons per group; computes nothing."""
+        some = {group: jax.ShapeDtypeStruct((count,), jnp.int32) for group, count in counts.items()}
+        return jax.eval_shape(self.extract, params_like, some)
+
+    def _neurons(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """group -> indices [k] of its kept neurons, out of indices or a concrete mask."""
+        return {group: _indices(group, n, kept) for group, n in self.sizes}
 
     def _axes(self, path: str, x: Array) -> tuple[Axis | None, ...]:
         leaf = dict(self.leaves).get(path)
@@ -217,3 +268,41 @@ class NeuronGroups:
 
     def _map(self, function: Callable[[Array, tuple[Axis | None, ...]], Any], tree: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(lambda path, x: function(x, self._axes(path_name(path), x)), tree)
+
+
+def _along(axis: int, values: Array, ndim: int) -> Array:
+    """values [m] shaped to broadcast along one axis of an array with ndim axes."""
+    return values.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def _given(group: str, values: Mapping[str, Any]) -> Any:
+    if group not in values:
+        raise FljaxError(f"Expected a mask for group {group!r}, got {sorted(values)}. Use ones to keep all.")
+    return values[group]
+
+
+def _check_mask(group: str, n: int, masks: Mapping[str, Any]) -> None:
+    shape = np.shape(_given(group, masks))
+    if shape != (n,):
+        raise FljaxError(
+            f"Expected the mask of group {group!r} with shape {shape} to have shape ({n},), one number per neuron. "
+            "Use vmap for masks of several clients."
+        )
+
+
+def _indices(group: str, n: int, kept: Mapping[str, Any]) -> Any:
+    """The kept neurons of one group as indices [k]; raises as ``NeuronGroups.extract`` says."""
+    value = _given(group, kept)
+    traced = isinstance(value, jax.core.Tracer)
+    if not traced:
+        value = np.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        _check_mask(group, n, kept)
+        if traced:
+            raise FljaxError(f"Expected a concrete mask of group {group!r}. Use the indices of its kept neurons.")
+        value = np.flatnonzero(value)
+    if value.ndim != 1 or value.size == 0:
+        raise FljaxError(f"Expected group {group!r} to keep at least one neuron, found shape {value.shape}.")
+    if not traced and (len(np.unique(value)) != value.size or value.min() < 0 or value.max() >= n):
+        raise FljaxError(f"Expected the kept neurons of group {group!r} to be distinct indices below {n}.")
+    return value

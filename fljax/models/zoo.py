@@ -11,6 +11,8 @@ from fljax.models.cnn import cnn, leaf_cnn
 from fljax.models.linear import linear, logistic
 from fljax.models.mlp import mlp
 from fljax.models.model import Model
+from fljax.models.resnet import mobilenet, resnet
+from fljax.models.text import char_gru, char_lstm, transformer
 
 MODELS: dict[str, Callable[..., Model]] = {
     "linear": linear,
@@ -18,6 +20,11 @@ MODELS: dict[str, Callable[..., Model]] = {
     "mlp": mlp,
     "cnn": cnn,
     "leaf_cnn": leaf_cnn,
+    "resnet": resnet,
+    "mobilenet": mobilenet,
+    "char_lstm": char_lstm,
+    "char_gru": char_gru,
+    "transformer": transformer,
 }
 
 
@@ -27,7 +34,7 @@ def make_model(name: str, input_shape: Sequence[int], num_classes: int, **option
     Args:
       name: a key of MODELS.
       input_shape: shape of one example.
-      num_classes: K; the number of outputs for ``linear``.
+      num_classes: K; the number of outputs for ``linear``, the vocabulary V for models of text.
       **options: what the builder takes beyond these, e.g. ``hidden=(64,)``.
 
     Raises:

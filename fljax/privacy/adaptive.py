@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fljax.core.transform import UpdateTransform, no_claim, total_bound
 from fljax.core.types import Array, Ctx, Payload
-from fljax.privacy.clip import clip_tree
+from fljax.privacy.clip import APART, clip_tree
 
 BIT = "clip_bit"
 
@@ -47,7 +47,7 @@ def adaptive_clip() -> UpdateTransform:
 
     def encode(key, ctx, payload: Payload, clip: Array, client_state):
         del key, ctx
-        parts = {name: part for name, part in payload.items() if name != "weight"}
+        parts = {name: part for name, part in payload.items() if name not in APART}
         parts, size, clipped = clip_tree(parts, clip)
         bit = jnp.where(jnp.isfinite(size), 0.5 - clipped.astype(jnp.float32), 0.0)
         return {**payload, **parts, BIT: bit}, client_state, {"norm": size, "fraction": clipped.astype(jnp.float32)}
@@ -60,8 +60,8 @@ def adaptive_clip() -> UpdateTransform:
 
     def bound(ctx, clip: Array, bounds):
         del ctx
-        weight = {name: b for name, b in bounds.items() if name == "weight"}
-        parts = {name: b for name, b in bounds.items() if name != "weight"}
+        weight = {name: b for name, b in bounds.items() if name in APART}
+        parts = {name: b for name, b in bounds.items() if name not in APART}
         return {"payload": jnp.minimum(clip, total_bound(parts)), BIT: jnp.float32(0.5), **weight}
 
     return UpdateTransform("clip", init, encode, decode, bound, claim=no_claim)

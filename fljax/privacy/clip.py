@@ -13,6 +13,10 @@ from fljax.core.check import FljaxError
 from fljax.core.transform import UpdateTransform, no_claim, pass_decode, stateless, total_bound
 from fljax.core.types import Array, Payload, PyTree
 
+APART = ("weight", "query", "count")
+"""Parts of a payload that no clip touches: a weight is bounded by its own stage, a query bounds itself, and a count is
+the mask itself, which is public or told by the positions that are sent."""
+
 
 def clip_tree(update: PyTree, clip: Array) -> tuple[PyTree, Array, Array]:
     """Scales a tree to a global L2 norm of at most S: ``u * min(1, S / ||u||)``.
@@ -48,7 +52,7 @@ def clip_layers(update: dict[str, PyTree], clip: Array) -> tuple[dict[str, PyTre
 
 
 def clip(per_layer: bool = False) -> UpdateTransform:
-    """Clips the payload of a client to ``hparams.clip`` (traced): one joint norm over all its parts but ``weight``.
+    """Clips the payload of a client to ``hparams.clip`` (traced): one joint norm over all its parts but ``APART``.
 
     The bound of those parts is S together; a weight, if one is sent, stays unbounded and epsilon is refused.
 
@@ -60,7 +64,7 @@ def clip(per_layer: bool = False) -> UpdateTransform:
 
     def encode(key, ctx, payload: Payload, server_state, client_state):
         del key, server_state
-        parts = {name: part for name, part in payload.items() if name != "weight"}
+        parts = {name: part for name, part in payload.items() if name not in APART}
         if per_layer:
             if not all(isinstance(part, dict) for part in parts.values()):
                 raise FljaxError(
@@ -75,8 +79,8 @@ def clip(per_layer: bool = False) -> UpdateTransform:
 
     def bound(ctx, state, bounds):
         del state
-        weight = {name: b for name, b in bounds.items() if name == "weight"}
-        parts = {name: b for name, b in bounds.items() if name != "weight"}
+        weight = {name: b for name, b in bounds.items() if name in APART}
+        parts = {name: b for name, b in bounds.items() if name not in APART}
         return {"payload": jnp.minimum(ctx.hparams.clip, total_bound(parts)), **weight}
 
     return UpdateTransform("clip", stateless, encode, pass_decode, bound, claim=no_claim)

@@ -10,6 +10,7 @@ An ``Event`` is plain data: it can be written down, compared and used as a key w
 | ``full`` | T x Gaussian(z) | add_or_remove_one |
 | ``fixed_size`` | T x PoissonSampled(C/N, Gaussian(z/2)) | replace_one |
 | ``cyclic`` | ceil(T C/N) x Gaussian(z), no amplification | replace_special |
+| ``cyclic_poisson`` | ceil(T/b) x PoissonSampled(q, Gaussian(z)), b groups that take turns | add_or_remove_one |
 
 Here z = (standard deviation of the noise on the sum) / (largest L2 norm of one client's contribution).
 
@@ -36,25 +37,32 @@ RELATIONS = {
     "full": "add_or_remove_one",
     "fixed_size": "replace_one",
     "cyclic": "replace_special",
+    "cyclic_poisson": "add_or_remove_one",
 }
 """The neighbouring relation in which the guarantee of each sampling law is stated."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One run as the accountant sees it: ``rounds`` times the same sampled Gaussian mechanism.
+    """One run as the accountant sees it: ``rounds`` times the same sampled mechanism.
 
     Attributes:
       kind: the sampling law, a key of ``RELATIONS``.
       relation: neighbouring relation of the guarantee.
       sampler: the sampling law in words, for people.
       rate: q, sampling probability that amplifies (1 where nothing is amplified).
-      noise: noise multiplier handed to the accountant (half the real one where a client may be replaced).
+      noise: noise multiplier handed to the accountant (half the real one where a client may be replaced); for ``pure``
+        1 / (epsilon of one upload).
       rounds: how many times the mechanism is composed.
       truncation: (N, B) of a truncated Poisson sampler, else None.
       accountant_relation: relation handed to the accountant; differs from ``relation`` for ``fixed_size`` alone, where
         halving the noise has already turned add/remove into replace.
       live: the accountant that can draw a curve over the rounds: ``rdp``, or ``pld`` where no RDP bound is known.
+      mechanism: ``gaussian`` | ``pure`` | ``discrete_gaussian`` | ``skellam``: one step of the composition.
+      detail: further public numbers that the mechanism needs, by name.
+      unit: whose whole data is protected: ``user`` or ``example``.
+      trust: who adds the noise, see ``core.transform.Noise``.
+      population: N to which the guarantee refers (the simulated one under cohort rescaling), or None.
     """
 
     kind: str
@@ -66,11 +74,20 @@ class Event:
     truncation: tuple[int, int] | None = None
     accountant_relation: str = "add_or_remove_one"
     live: str = "rdp"
+    mechanism: str = "gaussian"
+    detail: tuple[tuple[str, float], ...] = ()
+    unit: str = "user"
+    trust: str = "central"
+    population: int | None = None
 
     @property
     def key(self) -> str:
         """A short text that is equal for two events exactly when an accountant cannot tell them apart."""
-        if self.truncation:
+        if self.mechanism == "pure":
+            step = f"RandomizedResponse(epsilon={1 / self.noise if self.noise else math.inf!r})"
+        elif self.mechanism != "gaussian":
+            step = f"{self.mechanism}({self.noise!r}, {dict(self.detail)!r}, rate={self.rate!r})"
+        elif self.truncation:
             population, capacity = self.truncation
             step = f"TruncatedSubsampledGaussian({population}, {self.rate!r}, {capacity}, {self.noise!r})"
         elif self.rate < 1:
@@ -81,10 +98,15 @@ class Event:
 
     @property
     def dp_event(self) -> DpEvent:
-        """The same event as an object of ``dp_accounting``, which is imported here and not before."""
+        """The same event as an object of ``dp_accounting``, which is imported here and not before.
+
+        The discrete mechanisms have none there; ``integer_rdp`` accounts for them.
+        """
         import dp_accounting as dp
 
-        if self.truncation:
+        if self.mechanism == "pure":  # randomised response dominates every mechanism with the same pure epsilon
+            step = dp.RandomizedResponseDpEvent(2.0 / (math.exp(1.0 / self.noise) + 1.0), 2)
+        elif self.truncation:
             population, capacity = self.truncation
             step = dp.TruncatedSubsampledGaussianDpEvent(population, self.rate, capacity, self.noise)
         elif self.rate < 1:
@@ -94,8 +116,8 @@ class Event:
         return dp.SelfComposedDpEvent(step, self.rounds)
 
 
-def make_event(law: SamplingLaw, noise_multiplier: float, rounds: int) -> Event:
-    """Derives the event from what ran.
+def sampled_gaussian(law: SamplingLaw, noise_multiplier: float, rounds: int) -> Event:
+    """The event of Gaussian noise on the sum of a sampled cohort, T times.
 
     Args:
       law: how cohorts were drawn.
@@ -114,15 +136,22 @@ def make_event(law: SamplingLaw, noise_multiplier: float, rounds: int) -> Event:
     Raises:
       FljaxError: an unknown law, a value out of range, or a law whose parts contradict each other.
     """
-    check_run(law, noise_multiplier, rounds)
     build = {
         "poisson": _poisson,
         "truncated_poisson": _truncated,
         "full": _full,
         "fixed_size": _fixed_size,
         "cyclic": _cyclic,
+        "cyclic_poisson": _cyclic_poisson,
     }
     return build[law.kind](law, float(noise_multiplier), int(rounds))
+
+
+def participations(law: SamplingLaw, rounds: int) -> int:
+    """In how many of T rounds one client may take part at most: all of them, or its turns in a cyclic order."""
+    if law.kind == "cyclic_poisson":
+        return -(-int(rounds) // law.groups)
+    return _cyclic(law, 1.0, int(rounds)).rounds if law.kind == "cyclic" else int(rounds)
 
 
 def check_run(law: SamplingLaw, noise_multiplier: float, rounds: int) -> None:
@@ -189,7 +218,7 @@ def _full(law: SamplingLaw, noise: float, rounds: int) -> Event:
 
 
 def _fixed_size(law: SamplingLaw, noise: float, rounds: int) -> Event:
-    cohort = _cohort(law)
+    cohort = cohort_of(law)
     size = f"{cohort} of {law.population} clients" if cohort else f"a share {law.rate:g} of the clients"
     return Event(
         kind=law.kind,
@@ -203,7 +232,7 @@ def _fixed_size(law: SamplingLaw, noise: float, rounds: int) -> Event:
 
 
 def _cyclic(law: SamplingLaw, noise: float, rounds: int) -> Event:
-    cohort = _cohort(law)
+    cohort = cohort_of(law)
     if cohort and law.population:
         turns = -(-rounds * cohort // law.population)
     else:  # the slack undoes rounding of the rate: 30 rounds at rate 0.1 are 3 turns
@@ -219,7 +248,30 @@ def _cyclic(law: SamplingLaw, noise: float, rounds: int) -> Event:
     )
 
 
-def _cohort(law: SamplingLaw) -> int | None:
+def _cyclic_poisson(law: SamplingLaw, noise: float, rounds: int) -> Event:
+    _count("groups", law.groups)
+    words = f"{law.groups} groups in turns, Poisson sampling within a group, q={law.rate:g}"
+    truncation = None
+    if law.capacity is not None:
+        if law.population is None:
+            raise FljaxError("Expected population=None to be a number for sampler 'cyclic_poisson' with a capacity.")
+        largest = -(-law.population // law.groups)
+        if law.capacity < largest:
+            words += f", cut off uniformly at {law.capacity} of {largest} clients"
+            truncation = (largest, int(law.capacity))
+    return Event(
+        kind=law.kind,
+        relation=RELATIONS[law.kind],
+        sampler=words,
+        rate=float(law.rate),
+        noise=noise,
+        rounds=participations(law, rounds),
+        truncation=truncation,
+        live="pld" if truncation else "rdp",
+    )
+
+
+def cohort_of(law: SamplingLaw) -> int | None:
     """The cohort size behind ``rate = cohort / population``; None where the population is not known."""
     if law.population is None:
         return None

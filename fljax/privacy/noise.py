@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fljax.core.transform import Claim, UpdateTransform, pass_encode, stateless
+from fljax.core import tree
+from fljax.core.transform import Claim, Noise, UpdateTransform, pass_encode, stateless
 from fljax.core.types import Array, Ctx, Hparams, Key, PyTree
 
 
@@ -26,12 +27,11 @@ def add_gaussian(key: Key, like: PyTree, std: Array, support: PyTree | None = No
       support: None (all coordinates) or a tree like ``like`` of 0 and 1. It must be public.
     """
     leaves, structure = jax.tree.flatten(like)
-    masks = [1.0] * len(leaves) if support is None else structure.flatten_up_to(support)
     noisy = [
-        x.astype(jnp.float32) + std * m * jax.random.normal(jax.random.fold_in(key, i), x.shape, jnp.float32)
-        for i, (x, m) in enumerate(zip(leaves, masks, strict=True))
+        x.astype(jnp.float32) + std * jax.random.normal(jax.random.fold_in(key, i), x.shape, jnp.float32)
+        for i, x in enumerate(leaves)
     ]
-    return jax.tree.unflatten(structure, noisy)
+    return tree.where(support, jax.tree.unflatten(structure, noisy), like)
 
 
 Shares = Callable[[Ctx], dict[str, Array]]
@@ -39,7 +39,8 @@ Shares = Callable[[Ctx], dict[str, Array]]
 
 
 def noise_stds(ctx: Ctx, shares: Shares | None = None) -> dict[str, Array]:
-    """Standard deviation on the sum, by bound: ``z b / sqrt(f)`` for a bound b with share f of the budget.
+    """Standard deviation on the sum, by bound: ``z b / sqrt(f)`` for a bound b with share f of the budget, times
+    ``hparams.noise_scale``, which is 1 but where the cohort stands for a larger, simulated one.
 
     The shares sum to 1, so that all parts together are one Gaussian mechanism of multiplier z:
     ``sum (b / std)^2 = sum f / z^2 = 1 / z^2``. One bound alone gets z b. 0 for z = 0, also where nothing is bounded;
@@ -49,7 +50,13 @@ def noise_stds(ctx: Ctx, shares: Shares | None = None) -> dict[str, Array]:
     named = {name: f for name, f in (shares(ctx) if shares else {}).items() if name in bounds}
     rest = (1.0 - sum(named.values())) / max(len(bounds) - len(named), 1)
     split = {name: named.get(name, rest) for name in bounds}
-    return {name: jnp.where(z > 0, z * b / jnp.sqrt(split[name]), 0.0) for name, b in bounds.items()}
+    scale = ctx.hparams.noise_scale  # less than 1 where the cohort stands for a larger, simulated one
+    return {name: jnp.where(z > 0, scale * z * b / jnp.sqrt(split[name]), 0.0) for name, b in bounds.items()}
+
+
+def query_share(ctx: Ctx) -> dict[str, Array]:
+    """Share of the budget that a query of neuron scores takes, ``hparams.query_share``; the update gets the rest."""
+    return {"query": ctx.hparams.query_share}
 
 
 def central_gaussian(shares: Shares | None = None) -> UpdateTransform:
@@ -82,6 +89,8 @@ def central_gaussian(shares: Shares | None = None) -> UpdateTransform:
         return jnp.sqrt(std**2 + std_of(ctx, "update") ** 2)
 
     def claim(hparams: Hparams) -> Claim:
-        return Claim(noise_multiplier=float(hparams.noise_multiplier))
+        scale = float(hparams.noise_scale)
+        detail = () if scale == 1.0 else (("noise_scale", scale),)
+        return Claim(Noise("gaussian", float(hparams.noise_multiplier), "central", detail))
 
     return UpdateTransform("noise", stateless, pass_encode, decode, noise=spread, claim=claim)

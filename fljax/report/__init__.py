@@ -3,13 +3,14 @@
 Importing it is cheap: matplotlib, jinja2 and rich are imported where they are used.
 """
 
+from fljax.report.dropout_figures import masks_figure, sources_figure
 from fljax.report.figures import (
     communication_figure,
     curves_figure,
     heat_map_figure,
     metric_figure,
-    write_figures,
 )
+from fljax.report.files import write_figures
 from fljax.report.page import write_report
 from fljax.report.tables import Table, print_summary, print_table, run_summary, summarise
 
@@ -18,10 +19,12 @@ __all__ = [
     "communication_figure",
     "curves_figure",
     "heat_map_figure",
+    "masks_figure",
     "metric_figure",
     "print_summary",
     "print_table",
     "run_summary",
+    "sources_figure",
     "summarise",
     "write_figures",
     "write_report",

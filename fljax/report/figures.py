@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from fljax.sweep.store import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 # ------------------------------------------------------------------------------------------------------ main figure
@@ -65,17 +65,17 @@ def metric_figure(results: Results, metric: str | None = None, wide: bool = Fals
         for k, (colour, line) in enumerate(_looks(plan, table)):
             # Shifted sideways a little, so that intervals at the same value stay apart.
             at = ticks.at + step * 0.025 * (k - (len(table.column_values) - 1) / 2)
-            _series(axes, at, table.mean[:, k], table.half_width[:, k], ticks.joined, colour, line)
-            _cross_out(axes, at, table.mean[:, k], table.refused[:, k])
+            draw_series(axes, at, table.mean[:, k], table.half_width[:, k], ticks.joined, colour, line)
+            cross_out(axes, at, table.mean[:, k], table.refused[:, k])
         if not ticks.joined.all() and ticks.joined.any():
             axes.axvline(ticks.at[ticks.joined].max() + step / 2, color=style.INK, lw=0.6, ls=(0, (1, 3)))
         axes.set_xticks(ticks.at, ticks.labels)
         axes.tick_params(axis="x", which="minor", bottom=False)
         axes.set_xlabel(_x_label(results, plan.x, table, ticks.log))
         axes.set_ylabel(text.metric_label(metric))
-        _percent(axes, metric)
+        percent(axes, metric)
         _legend(figure, axes, plan, table)
-        style.add_caption(figure, caption(results, _crossed(table), plan.where))
+        style.add_caption(figure, caption(results, crossed(table), plan.where))
     return figure
 
 
@@ -92,26 +92,28 @@ def _x_label(results: Results, axis: str | None, table: Table, log: bool) -> str
     )
 
 
-def _series(
+def draw_series(
     axes: Axes, at: np.ndarray, mean: np.ndarray, width: np.ndarray, joined: np.ndarray, colour: int, line: int
-) -> None:
-    """One line with markers and intervals; points that are not joined stand alone."""
+) -> Line2D:
+    """One line with markers and intervals, which is returned; points that are not joined stand alone."""
     look = {"color": style.COLOURS[colour], "marker": style.MARKERS[colour]}
     if line % 2:
         look["markerfacecolor"] = "none"  # the second line style is told apart by its markers too
-    axes.plot(at[joined], mean[joined], ls=style.LINES[line], **look)
+    (drawn,) = axes.plot(at[joined], mean[joined], ls=style.LINES[line], **look)
     axes.plot(at[~joined], mean[~joined], ls="none", **look)
     known = np.isfinite(width)
     if known.any():
         axes.errorbar(at[known], mean[known], width[known], ls="none", color=look["color"], elinewidth=0.8, capsize=1.6)
+    return drawn
 
 
-def _cross_out(axes: Axes, at: np.ndarray, mean: np.ndarray, refused: np.ndarray) -> None:
+def cross_out(axes: Axes, at: np.ndarray, mean: np.ndarray, refused: np.ndarray) -> None:
     """A cross over the points whose ε was refused: they stand at an ε that nobody claims."""
     axes.plot(at[refused], mean[refused], ls="none", marker="x", color=style.INK, ms=6.5, mew=0.9, zorder=4)
 
 
-def _crossed(table: Table) -> str:
+def crossed(table: Table) -> str:
+    """What a caption says of crosses; nothing where there are none."""
     return "Crossed out: no ε is claimed." if table.refused.any() else ""
 
 
@@ -141,10 +143,10 @@ def _legend(figure: Figure, axes: Axes, plan: Plan, table: Table) -> None:
                 look = {"color": style.INK, "ls": style.LINES[place % len(style.LINES)], **hollow}
             entries.append((Line2D([], [], **look), text.cell_label({axis: value})))
     if entries:
-        _place_legend(figure, *zip(*entries, strict=True))
+        place_legend(figure, *zip(*entries, strict=True))
 
 
-def _place_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def place_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """As many columns as fit over the axes."""
     room = 125 if figure.get_figwidth() == style.PAGE else 56
     columns = max(1, min(len(labels), room // (max(map(len, labels)) + 8)))
@@ -152,7 +154,7 @@ def _place_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str])
     figure.legend(handles, labels, loc="outside upper center", ncols=math.ceil(len(labels) / rows))
 
 
-def _percent(axes: Axes, metric: str) -> None:
+def percent(axes: Axes, metric: str) -> None:
     """Shares of one are read in percent."""
     if text.is_share(metric):
         from matplotlib.ticker import FuncFormatter
@@ -195,9 +197,9 @@ def curves_figure(
             axes.fill_between(rounds, mean - width, mean + width, color=colour, alpha=0.16, lw=0)
         axes.set_xlabel("round")
         axes.set_ylabel(text.metric_label(metric))
-        _percent(axes, metric)
+        percent(axes, metric)
         if len(cells) > 1:
-            _place_legend(figure, *axes.get_legend_handles_labels())
+            place_legend(figure, *axes.get_legend_handles_labels())
         best = f"The best cell of each {text.axis_label(make_plan(results, metric).x or '')}." if len(cells) > 1 else ""
         style.add_caption(figure, caption(results, best))
     return figure
@@ -209,7 +211,7 @@ def communication_figure(results: Results, metric: str | None = None, wide: bool
     plan = make_plan(results, metric)
     shown = Plan(plan.colour, plan.x, plan.line, plan.where)  # the colour axis lies along the lines
     score, cost = (summarise(results, m, shown.x, shown.series, plan.where) for m in (metric, "uplink_bytes"))
-    unit, prefix = _byte_unit(float(np.nanmax(cost.mean)))
+    unit, prefix = byte_unit(float(np.nanmax(cost.mean)))
     with style.style():
         figure = style.new_figure(wide, 3.3 if wide else 3.2)
         axes = figure.subplots()
@@ -217,18 +219,19 @@ def communication_figure(results: Results, metric: str | None = None, wide: bool
             order = np.argsort(cost.mean[:, k])
             order = order[np.isfinite(score.mean[order, k])]
             at, joined = cost.mean[order, k] / unit, np.ones(len(order), bool)
-            _series(axes, at, score.mean[order, k], score.half_width[order, k], joined, colour, line)
-            _cross_out(axes, at, score.mean[order, k], score.refused[order, k])
+            draw_series(axes, at, score.mean[order, k], score.half_width[order, k], joined, colour, line)
+            cross_out(axes, at, score.mean[order, k], score.refused[order, k])
         axes.set_xlabel(f"uplink of a trial ({prefix})")
         axes.set_ylabel(text.metric_label(metric))
-        _percent(axes, metric)
+        percent(axes, metric)
         _legend(figure, axes, shown, score)
         along = f"Points along a line: {text.axis_label(plan.colour)}. " if plan.colour else ""
-        style.add_caption(figure, caption(results, along + _crossed(score), plan.where))
+        style.add_caption(figure, caption(results, along + crossed(score), plan.where))
     return figure
 
 
-def _byte_unit(most: float) -> tuple[float, str]:
+def byte_unit(most: float) -> tuple[float, str]:
+    """(bytes, prefix) of the unit in which so many bytes are best read."""
     power = min(4, max(0, int(math.log10(max(most, 1.0)) // 3)))
     return 1000.0**power, ("B", "kB", "MB", "GB", "TB")[power]
 
@@ -273,51 +276,3 @@ def _heat_map(axes: Axes, table: Table, low: float, high: float) -> None:
     axes.grid(False)
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
-
-
-# ----------------------------------------------------------------------------------------------------------- files
-
-
-class Drawn(NamedTuple):
-    """A figure in both widths: its name, a description for those who cannot see it, and the two SVG texts."""
-
-    name: str
-    description: str
-    narrow: str
-    wide: str
-
-
-def write_figures(results: Results, folder: Path) -> dict[str, Drawn]:
-    """Draws every figure that the results allow into the folder: ``<name>.svg`` and ``.png``, ``<name>-wide.*``.
-
-    Figures of an earlier report that the results no longer allow are removed.
-    """
-    metric = main_metric(results)
-    plan = make_plan(results, metric)
-    name, curves = text.metric_name(metric), results.curves
-    plots = {
-        "main": (bool(plan.x), metric_figure, f"{name} against {text.axis_label(plan.x or '')}"),
-        "curves": (metric in curves and len(curves["round"]) > 0, curves_figure, f"{name} per round"),
-        "communication": (
-            bool(plan.x) and np.isfinite(results.trials.get("uplink_bytes", np.array([math.nan]))).any(),
-            communication_figure,
-            f"{name} against uplink bytes",
-        ),
-        "heat_map": (
-            bool(plan.colour),
-            heat_map_figure,
-            f"{name} by {' and '.join(map(text.axis_label, plan.series))}",
-        ),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for key, (possible, draw, description) in plots.items():
-        stems = (folder / key, folder / f"{key}-wide")
-        if possible:
-            svgs = [style.save_figure(draw(results, metric, wide=bool(i)), stem) for i, stem in enumerate(stems)]
-            drawn[key] = Drawn(key, description, *svgs)
-        else:
-            for stem in stems:
-                stem.with_suffix(".svg").unlink(missing_ok=True)
-                stem.with_suffix(".png").unlink(missing_ok=True)
-    return drawn

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fljax.report import style, text
-from fljax.report.figures import Drawn, write_figures
+from fljax.report.files import Drawn, write_figures
 from fljax.report.plan import make_plan
 from fljax.report.tables import Table, main_metric, run_summary, summarise
 from fljax.sweep.store import Results, open_results
@@ -80,7 +80,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
     metric = main_metric(results)
     manifest = results.manifest
     single = len(results.trials["trial"]) == 1
-    others = [m for m in results.metrics if m != metric and not m.endswith("_bytes")]
+    others = [m for m in results.metrics if m != metric and m not in text.COSTS]
     return template.render(
         title=str(manifest.get("title") or results.name),
         name=results.name,
@@ -94,7 +94,8 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         metric_label=text.metric_label,
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
         privacy=privacy_section(results),
-        traffic=traffic_table(results),
+        costs=[text.metric_name(name) for name in cost_columns(results)],
+        traffic=cost_table(results),
         configuration=to_toml(manifest.get("experiment") or {}),
         provenance=readable_pairs(manifest.get("provenance") or {}),
         timing=readable_pairs(manifest.get("timing") or {}, timing=True),
@@ -157,6 +158,7 @@ def privacy_section(results: Results) -> dict[str, Any]:
     claims = [s for s in statements if text.has_epsilon(s)] or statements
     shared = [key for key in BASIS if len({_canon(s.get(key)) for s in claims}) == 1]
     caveats = [c for c in _caveats(claims[0]) if all(c in _caveats(s) for s in claims)] if claims else []
+    caveats += dict.fromkeys(str(s["selection_procedure"]) for s in claims if "selection_procedure" in s)
     basis = [(_label(key), text.words(claims[0].get(key))) for key in shared] if claims else []
     cells = [s.get("cell") or {} for s in statements]
     groups: dict[str, tuple[dict[str, Any], list[Mapping]]] = {}
@@ -179,9 +181,10 @@ def _privacy_row(statement: Mapping[str, Any], shared: set[str], caveats: Sequen
     reason = text.small_text(statement.get("reason"))
     remarks = [reason] if reason != text.DASH else []
     if claimed:  # what an ε would rest on is of no use without one
-        shown = {"status", "reason", "epsilon", "delta", "noise_multiplier", "cell", *shared}
+        shown = {"status", "reason", "epsilon", "delta", "noise_multiplier", "cell", *text.SELECTION, *shared}
         remarks += [f"{_label(k)}: {text.words(v)}" for k, v in statement.items() if k not in shown and v is not None]
         remarks += [sentence for sentence in _caveats(statement) if sentence not in caveats]
+        remarks += text.selection(statement)
     return {
         "status": text.words(status),
         "refused": refused,
@@ -221,24 +224,28 @@ def _label(key: str) -> str:
 # -------------------------------------------------------------------------------- communication, settings, origins
 
 
-def traffic_table(results: Results) -> list[tuple[str, str, str]]:
-    """Uplink and downlink of a trial: one line per setting that changes them, with mean ± std over its trials."""
-    names = [name for name in ("uplink_bytes", "downlink_bytes") if name in results.trials]
-    if not names or not any(np.isfinite(results.trials[name]).any() for name in names):
+def cost_columns(results: Results) -> list[str]:
+    """The costs that were recorded, uplink and downlink first."""
+    return [name for name in text.COSTS if np.isfinite(results.trials.get(name, np.array([math.nan]))).any()]
+
+
+def cost_table(results: Results) -> list[tuple[str, list[str]]]:
+    """What a trial cost: one line per setting that changes it, with mean ± std over its trials for each column."""
+    names = cost_columns(results)
+    if not names:
         return []
     # An axis that leaves the mean of every cell as it is (ε, mostly) is left out.
     axes = [axis for axis in results.axes if any(_changes(results, name, axis) for name in names)]
     lines = []
     for key, rows in results.groups(axes).items():
         texts = []
-        for name in ("uplink_bytes", "downlink_bytes"):
-            values = results.trials[name][rows].astype(float) if name in names else np.array([])
+        for name in names:
+            values = results.trials[name][rows].astype(float)
             values = values[np.isfinite(values)]
             mean = values.mean() if len(values) else math.nan
             std = values.std(ddof=1) if len(values) > 1 else math.nan
             texts.append(text.mean_std_text(name, mean, std))
-        label = text.cell_label(dict(zip(axes, key, strict=True))) if axes else "every trial"
-        lines.append((label, texts[0], texts[1]))
+        lines.append((text.cell_label(dict(zip(axes, key, strict=True))) if axes else "every trial", texts))
     return lines
 
 

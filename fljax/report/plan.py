@@ -46,14 +46,14 @@ def make_plan(results: Results, metric: str) -> Plan:
     colour = _pick(rest, "dropout.keep_rate")
     line = _pick([axis for axis in rest if axis != colour], "dropout.source")
     others = [axis for axis in rest if axis not in (colour, line)]
-    return Plan(x, colour, line, _best_values(results, metric, others))
+    return Plan(x, colour, line, best_values(results, metric, others))
 
 
 def _pick(axes: Sequence[str], favourite: str) -> str | None:
     return favourite if favourite in axes else next(iter(axes), None)
 
 
-def _best_values(results: Results, metric: str, axes: Sequence[str]) -> dict[str, Any]:
+def best_values(results: Results, metric: str, axes: Sequence[str]) -> dict[str, Any]:
     """The combination of the axes' values with the best mean of the metric over everything else."""
     if not axes:
         return {}

@@ -24,7 +24,17 @@ _METRICS = {
     "unseen_accuracy": "accuracy on unseen clients",
     "uplink_bytes": "uplink",
     "downlink_bytes": "downlink",
+    "simulated_s": "simulated time",
+    "simulated_flops": "arithmetic of the clients",
+    "kept_energy": "energy kept by the masks",
+    "mask_overlap": "overlap with the mask before",
+    "pair_overlap": "overlap between clients",
+    "coverage": "parameters trained by somebody",
 }
+COSTS = ("uplink_bytes", "downlink_bytes", "simulated_s", "simulated_flops")
+"""Metrics that say what a trial cost."""
+MASKS = ("kept_energy", "mask_overlap", "pair_overlap", "coverage")
+"""Metrics of the masks of a round, shares of one."""
 
 
 def axis_label(axis: str) -> str:
@@ -72,38 +82,42 @@ def metric_name(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of one, shown in percent."""
-    return "accuracy" in metric or metric.endswith(("_fraction", "_share"))
+    return "accuracy" in metric or metric in MASKS or metric.endswith(("_fraction", "_share"))
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better: not for losses, errors, norms and bytes."""
-    return not any(word in metric for word in ("loss", "error", "norm", "bytes", "perplexity"))
+    """Whether more of a metric is better: not for losses, errors, norms and costs."""
+    return metric not in COSTS and not any(word in metric for word in ("loss", "error", "norm", "bytes", "perplexity"))
 
 
 def metric_text(metric: str, value: float) -> str:
-    """A value of a metric: percent with one decimal, bytes with a prefix, otherwise four digits."""
+    """A value of a metric: percent with one decimal, costs with their unit, otherwise four digits."""
     if not math.isfinite(value):
         return DASH if math.isnan(value) else "∞"
     if metric.endswith("_bytes"):
         return byte_text(value)
+    if metric == "simulated_s":
+        return duration_text(value)
+    if metric == "simulated_flops":
+        return byte_text(value, "FLOP")
     return f"{100 * value:.1f}" if is_share(metric) else f"{value:.4g}"
 
 
 def mean_std_text(metric: str, mean: float, std: float) -> str:
-    """Mean ± standard deviation; the mean alone where there is no deviation (one seed, or bytes that never vary)."""
-    if not math.isfinite(std) or (metric.endswith("_bytes") and std == 0):
+    """Mean ± standard deviation; the mean alone where there is no deviation (one seed, or costs that never vary)."""
+    if not math.isfinite(std) or (metric in COSTS and std == 0):
         return metric_text(metric, mean)
-    spread = f"{std:.2g}" if not is_share(metric) and not metric.endswith("_bytes") else metric_text(metric, std)
+    spread = f"{std:.2g}" if not is_share(metric) and metric not in COSTS else metric_text(metric, std)
     return f"{metric_text(metric, mean)} ± {spread}"
 
 
-def byte_text(count: float) -> str:
-    """Bytes with a decimal prefix: 1 500 000 is ``1.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
+def byte_text(count: float, unit: str = "B") -> str:
+    """Bytes (or another unit) with a decimal prefix: 1 500 000 is ``1.5 MB``."""
+    for prefix in ("", "k", "M", "G"):
         if abs(count) < 999.5:
-            return f"{count:.3g} {unit}"
+            return f"{count:.3g} {prefix}{unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} T{unit}"
 
 
 def duration_text(seconds: float) -> str:
@@ -144,6 +158,20 @@ def has_epsilon(statement: Mapping[str, Any]) -> bool:
     """Whether a statement of privacy makes a claim: a finite ε under the status ``valid``."""
     epsilon = statement.get("epsilon")
     return statement.get("status") == CLAIM and isinstance(epsilon, (int, float)) and math.isfinite(epsilon)
+
+
+SELECTION = ("selection_trials", "epsilon_selection", "selection_procedure")
+"""Keys of a statement that price the choice of the best trial."""
+
+
+def selection(statement: Mapping[str, Any]) -> list[str]:
+    """What releasing only the best of the trials with this noise would cost, in one sentence; nothing where unknown."""
+    epsilon, trials = statement.get("epsilon_selection"), statement.get("selection_trials")
+    if not isinstance(epsilon, (int, float)) or not isinstance(trials, int):
+        return []
+    if not math.isfinite(epsilon):
+        return []
+    return [f"releasing only the best of {trials} expected trials: epsilon_selection = {_round_up(epsilon)}"]
 
 
 def epsilon_text(statement: Mapping[str, Any]) -> str:

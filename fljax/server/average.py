@@ -106,3 +106,69 @@ def bounded_average(cap: float, total_weight: float, population: int) -> UpdateT
         return std / expected_weight(ctx)
 
     return UpdateTransform("average", stateless, encode, decode, bound, noise, denominator_claim)
+
+
+def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
+    """Every coordinate divided by how many clients hold it, where clients keep different neurons.
+
+    With r = E|cohort|, pi_j the public share of clients that keep coordinate j and n_j how many of them came:
+
+    | kind | denominator | noise of the clients themselves, relative to that of dense uploads divided by r |
+    |---|---|---|
+    | count | ``max(n_j, 1)`` (HeteroFL, FedRolex) | at least 1/p for a share p of kept values: masks make it worse |
+    | floored | ``max(r pi_j, least)`` | between count and the plain average |
+    | inverse | ``r pi_j`` (unbiased) | 1/p |
+
+    The plain average (``expected_average``) divides all by r and has p: only there, or with one mask for all clients,
+    do masks lower the noise.
+
+    Args:
+      kind: ``count`` (a function of who came: no epsilon by a server's noise), ``floored`` or ``inverse`` (public).
+      least: floor of ``floored``, in clients.
+    """
+    one_of(["count", "floored", "inverse"], denominator=kind)
+    positive(least=least)
+
+    def holders(ctx, like):
+        share = ctx.inclusion if ctx.inclusion is not None else ctx.support
+        if share is None:
+            share = jax.tree.map(jnp.ones_like, like)
+        expected = jax.tree.map(lambda s: ctx.expected * s, share)
+        return expected if kind == "inverse" else jax.tree.map(lambda n: jnp.maximum(n, least), expected)
+
+    def encode(key, ctx, payload, server_state, client_state):
+        del key, server_state
+        parts = {name: part for name, part in payload.items() if name != "weight"}
+        if kind == "count":
+            ones = jax.tree.map(jnp.ones_like, parts["update"])
+            parts["count"] = ones if ctx.support is None else ctx.support
+        return parts, client_state, {}
+
+    def decode(key, ctx, total, alive, state):
+        del key, alive
+        counts = jax.tree.map(lambda n: jnp.maximum(n, 1.0), total["count"]) if kind == "count" else None
+        counts = holders(ctx, total["update"]) if counts is None else counts
+        update = jax.tree.map(lambda x, n: x / jnp.where(n > 0, n, 1.0), total["update"], counts)
+        others = {name: part for name, part in total.items() if name not in ("update", "count")}
+        return {**jax.tree.map(lambda x: x / ctx.expected, others), "update": update}, state, {}
+
+    def bound(ctx, state, bounds):
+        del ctx, state
+        return {name: b for name, b in bounds.items() if name != "weight"}
+
+    def noise(ctx, state, std):
+        del state
+        if ctx.inclusion is None and ctx.support is None:
+            return std / ctx.expected
+        like = ctx.inclusion if ctx.inclusion is not None else ctx.support
+        return jax.tree.map(lambda n: std / jnp.where(n > 0, n, 1.0), holders(ctx, like))
+
+    def claim(hparams):
+        del hparams
+        counted = "every coordinate is divided by the number of clients that came and kept it"
+        return Claim(reason=counted if kind == "count" else None, divides=True)
+
+    def wire(ctx, wires):
+        return wires | {"count": wires["count"]._replace(values=jnp.int32(0))} if kind == "count" else wires
+
+    return UpdateTransform("average", stateless, encode, decode, bound, noise, claim, wire)

@@ -20,7 +20,6 @@ from fljax.core.keys import per_client, stream
 from fljax.core.transform import Aggregator, Claim, UpdateTransform, join_claims, summed, total_bound
 from fljax.core.types import (
     Array,
-    Broadcast,
     Cohort,
     Ctx,
     Hparams,
@@ -29,18 +28,32 @@ from fljax.core.types import (
     Params,
     PyTree,
     Round,
+    Selection,
     SubModel,
 )
-from fljax.server.execute import Collected, PerfFlags, Slots, auto_chunk, run_clients
+from fljax.privacy.validity import judge
+from fljax.server.clients import (
+    Compact,
+    Parts,
+    Sent,
+    Tiers,
+    check_compact,
+    init_choices,
+    run_cohort,
+    shared_masks,
+)
+from fljax.server.execute import Collected, PerfFlags, Slots
+from fljax.server.observe import Devices, count_work, mask_metrics
 from fljax.server.sampler import Sampler
+from fljax.server.traffic import Bytes, count_traffic
 
 
 class RoundState(NamedTuple):
     """Everything that a round hands to the next one.
 
     params: the shared parameters. server: state of the server optimiser. algorithm: server-side state of the local
-    algorithm. transforms, aggregator, submodel: states of those stages. clients: (local, transform) states of all
-    clients, leaves [N, ...].
+    algorithm. transforms, aggregator, submodel: states of those stages. clients: (local, transform, choice of neurons)
+    states of all clients, leaves [N, ...].
     """
 
     params: Params
@@ -57,9 +70,11 @@ class RoundInfo(NamedTuple):
 
     contacted: clients that received the model. answered: those that were available. participants: those that
     contributed; the others' updates were not finite and counted as exactly zero.
-    uplink_values, downlink_values: () int32 numbers sent by, and to, one client of this round. A client receives the
-    (sub-)model and the state of the algorithm (SCAFFOLD's c) whole.
-    client: means over the participants. server: values of the server's stages.
+    uplink_values, downlink_values: () int32 numbers sent by, and to, one client (of the widest tier). A client receives
+    the (sub-)model and the state of the algorithm (SCAFFOLD's c) whole.
+    uplink, downlink: bytes of all clients of the round together, as the transforms write them down.
+    client: means over the participants. server: values of the server's stages, and of the masks.
+    classes: {name: [D]} what each class of devices did, where classes are given (see ``observe.count_work``).
     """
 
     contacted: Array
@@ -67,8 +82,11 @@ class RoundInfo(NamedTuple):
     participants: Array
     uplink_values: Array
     downlink_values: Array
+    uplink: Bytes
+    downlink: Bytes
     client: dict[str, Array]
     server: dict[str, Array]
+    classes: dict[str, Array]
 
 
 class Transcript(NamedTuple):
@@ -96,6 +114,9 @@ def make_round(
     aggregator: Aggregator | None = None,
     available: Callable | None = None,
     submodel: SubModel | None = None,
+    tiers: Tiers | None = None,
+    compact: Compact | None = None,
+    devices: Devices | None = None,
     perf: PerfFlags | None = None,
 ) -> Round:
     """Builds one synchronous round from its parts.
@@ -108,6 +129,9 @@ def make_round(
       aggregator: how payloads meet; default the plain sum.
       available: (keys [C], ids [C], t, hparams) -> bool [C]; default everybody answers.
       submodel: dropout of neurons; default none.
+      tiers: classes of devices with different keep rates; default one for all.
+      compact: train physically small sub-models, for a static keep rate; default masks on the whole model.
+      devices: classes of devices whose work is counted, for a simulated time; it changes nothing else.
       perf: flags for speed alone.
 
     Returns:
@@ -118,21 +142,41 @@ def make_round(
     """
     if aggregator is not None and aggregator.scale != "sum":
         raise FljaxError(f"Expected aggregator={aggregator.name!r} to return a sum: the chain divides by itself.")
-    parts = (sampler, local, transform, server, aggregator or summed(), available, submodel, perf or PerfFlags())
-    return _Bound(*parts).functions()
+    if tiers is not None:
+        if submodel is None:
+            raise FljaxError(f"Expected tiers={tiers.rates!r} to come with dropout of neurons. Leave them out.")
+        tiers.check(sampler.population)
+    if devices is not None:
+        devices.check(sampler.population, tiers)
+    flags = perf or PerfFlags()
+    parts = Parts(local, transform, aggregator or summed(), submodel, tiers, compact, flags, sampler.capacity)
+    return _Bound(sampler, parts, server, available, devices).functions()
 
 
 class _Bound(NamedTuple):
     """The parts of a round, bound together."""
 
     sampler: Sampler
-    local: LocalUpdate
-    transform: UpdateTransform
+    parts: Parts
     server: Callable
-    aggregator: Aggregator
     available: Callable | None
-    submodel: SubModel | None
-    perf: PerfFlags
+    devices: Devices | None
+
+    @property
+    def local(self) -> LocalUpdate:
+        return self.parts.local
+
+    @property
+    def transform(self) -> UpdateTransform:
+        return self.parts.transform
+
+    @property
+    def aggregator(self) -> Aggregator:
+        return self.parts.aggregator
+
+    @property
+    def submodel(self) -> SubModel | None:
+        return self.parts.submodel
 
     def functions(self) -> Round:
         return Round(self.init, self.step, self.transcript, self.sampler.law, self.claims, self.deployed)
@@ -147,8 +191,10 @@ class _Bound(NamedTuple):
         shared, _ = self.local.split(params)
         algorithm, own = self.local.init(stream(key, "private"), params, hparams)
         states, client_states = self.transform.init(shared, hparams)
-        count = self.sampler.population
-        table = jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), (own, client_states))
+        count, each = self.sampler.population, (own, client_states, init_choices(self.parts, shared))
+        if self.parts.compact is not None:
+            check_compact(self.parts, each)
+        table = jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), each)
         state = RoundState(
             params=shared,
             server=self.server(jnp.float32(0.0), hparams.server_momentum).init(shared),
@@ -167,31 +213,32 @@ class _Bound(NamedTuple):
         round_key = jax.random.fold_in(key, t)
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
         ctx = self._ctx(t, round_key, state, hparams)
-        ctx, mask = self._mask(ctx, state)
+        ctx, selection = self._select(ctx, state)
 
-        seen = self._clients(ctx, state, mask, slots, data, self.aggregator.collect)
+        seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
         released, transforms, aggregated, server_info = self._release(ctx, state, seen.payload, slots.alive)
 
-        step, server = self._optimise(ctx, state, released["update"])
+        params, server = self._optimise(ctx, state, released["update"])
         written = jnp.where(slots.alive, slots.ids, self.sampler.population)
         new = RoundState(
-            params=optax.apply_updates(state.params, step),
+            params=params,
             server=server,
             algorithm=self.local.absorb(ctx, state.algorithm, released),
             transforms=transforms,
             aggregator=aggregated,
-            submodel=self._observe(ctx, state, released["update"]),
+            submodel=self._observe(ctx, state, selection, released),
             clients=tree.put_rows(state.clients, written, seen.states),
         )
-        return new, self._info(cohort, slots, mask, seen, server_info, released["update"], state)
+        info = self._info(ctx, cohort, slots, seen, selection, released["update"], state, data)
+        return new, info._replace(server=info.server | server_info)
 
     def transcript(self, t: Array, key: Key, state: RoundState, data, hparams: Hparams) -> Transcript:
         """The same round by stacking instead of summing: the seam for replay on neighbouring data sets."""
         round_key = jax.random.fold_in(key, t)
         _, slots = self._cohort(key, round_key, t, data, hparams)
         cohort = Cohort(slots.ids, slots.ids < self.sampler.population)
-        ctx, mask = self._mask(self._ctx(t, round_key, state, hparams), state)
-        seen = self._clients(ctx, state, mask, slots, data, "concat")
+        ctx, selection = self._select(self._ctx(t, round_key, state, hparams), state)
+        seen = self._clients(ctx, state, selection, slots, data, "concat")
         total = jax.tree.map(lambda x: jnp.sum(x, axis=0), seen.payload)
         collected = total if self.aggregator.collect == "sum" else seen.payload
         released, *_ = self._release(ctx, state, collected, slots.alive)
@@ -231,38 +278,22 @@ class _Bound(NamedTuple):
         return ctx._replace(bounds=self.transform.bound(ctx, state.transforms, self._unbounded()))
 
     def _unbounded(self) -> dict[str, Array]:
-        return {part: jnp.float32(jnp.inf) for part in self.local.parts}
+        parts = {part: jnp.float32(jnp.inf) for part in self.local.parts}
+        if self.submodel is not None and self.submodel.query is not None:
+            parts["query"] = jnp.float32(1.0)  # a query bounds itself
+        return parts
 
-    def _mask(self, ctx: Ctx, state: RoundState) -> tuple[Ctx, PyTree]:
-        """The parameter mask of this round, shared by all clients and public; it is the support of the noise."""
+    def _select(self, ctx: Ctx, state: RoundState) -> tuple[Ctx, Selection | None]:
+        """Whose neurons come first in this round, and the public support of the noise."""
         if self.submodel is None:
             return ctx, None
-        neurons = self.submodel.select(ctx, state.submodel)
-        mask = self.submodel.groups.masks(state.params, neurons)
-        return ctx._replace(support=mask), mask
+        selection = self.submodel.select(ctx, state.submodel, state.params)
+        support, inclusion = shared_masks(self.parts, ctx, state.params, selection)
+        return ctx._replace(support=support, inclusion=inclusion), selection
 
-    def _clients(self, ctx: Ctx, state: RoundState, mask: PyTree, slots: Slots, data, collect: str) -> Collected:
-        in_forward = self.submodel is None or self.submodel.forward == "submodel"
-        broadcast = Broadcast(state.params, state.algorithm, mask if in_forward else None)
-
-        def run_client(slot: Slots, client_state):  # ONE client: no client axis in scope
-            own, sending = client_state
-            mine = ctx._replace(id=slot.ids, slot=slot.place)
-            shard = data.take(slot.place, slot.ids)
-            payload, new_own, info = self.local.run(stream(slot.keys, "local"), mine, broadcast, own, shard)
-            if mask is not None:
-                payload = payload | {"update": jax.tree.map(jnp.multiply, payload["update"], mask)}
-            finite = jnp.isfinite(tree.squared_norm(payload))
-            payload, new_sending, seen = self.transform.encode(
-                stream(slot.keys, "encode"), mine, payload, state.transforms, sending
-            )
-            ok = slot.alive & finite & jnp.isfinite(tree.squared_norm(payload))
-            states = tree.select(ok, (new_own, new_sending), client_state)
-            return tree.zero_unless(ok, payload), states, {"ok": ok, **info, **seen}
-
-        size, capacity = tree.num_elements(state.params), self.sampler.capacity
-        chunk = auto_chunk(size, capacity) if self.perf.chunk is None else self.perf.chunk
-        return run_clients(run_client, slots, state.clients, chunk=chunk, collect=collect, mesh=self.perf.mesh)
+    def _clients(self, ctx: Ctx, state: RoundState, selection, slots: Slots, data, collect: str) -> Collected:
+        sent = Sent(state.params, state.algorithm, state.transforms, selection)
+        return run_cohort(self.parts, ctx, sent, slots, state.clients, data, collect)
 
     def _release(self, ctx: Ctx, state: RoundState, collected: PyTree, alive: Array):
         """Aggregates and decodes. What comes out is what the server publishes."""
@@ -273,56 +304,95 @@ class _Bound(NamedTuple):
         return released, transforms, aggregated, {**info, **seen}
 
     def _optimise(self, ctx: Ctx, state: RoundState, update: PyTree) -> tuple[PyTree, PyTree]:
+        """The server's step. Momentum rests where the mask is 0: what nobody trained neither moves nor decays."""
         h = ctx.hparams
         rate = schedule(h.server_lr, h.server_lr_decay, h.lr_warmup, ctx.round)
         gradient = jax.tree.map(jnp.negative, update)
-        return self.server(rate, h.server_momentum).update(gradient, state.server, state.params)
+        step, new = self.server(rate, h.server_momentum).update(gradient, state.server, state.params)
+        params = optax.apply_updates(state.params, step)
+        if ctx.support is None:
+            return params, new
+        like = jax.tree.structure(state.params)
 
-    def _observe(self, ctx: Ctx, state: RoundState, released: PyTree) -> PyTree:
+        def rest(after: PyTree, before: PyTree) -> PyTree:
+            if jax.tree.structure(after) != like:
+                return after
+            return tree.where(ctx.support, after, before)
+
+        new = jax.tree.map(rest, new, state.server, is_leaf=lambda x: jax.tree.structure(x) == like)
+        return tree.where(ctx.support, params, state.params), new
+
+    def _observe(self, ctx: Ctx, state: RoundState, selection: Selection | None, released: PyTree) -> PyTree:
         if self.submodel is None:
             return state.submodel
         std = self.transform.noise(ctx, state.transforms, jnp.float32(0.0))
-        return self.submodel.observe(ctx, state.submodel, released, std)
+        return self.submodel.observe(ctx, state.submodel, selection, released, std)
 
-    def _info(
-        self, cohort: Cohort, slots: Slots, mask, seen: Collected, server, update, state: RoundState
-    ) -> RoundInfo:
-        ok = seen.info["ok"]
-        count = jnp.sum(ok)
-        means = {n: jnp.sum(jnp.where(ok, v, 0.0)) / jnp.maximum(count, 1) for n, v in seen.info.items() if n != "ok"}
-        size = jnp.int32(tree.num_elements(state.params))
-        kept = size if mask is None else sum(jnp.sum(m.astype(jnp.int32)) for m in jax.tree.leaves(mask))
-        like, slots_in_payload = jax.tree.structure(update), 1
-        if self.aggregator.collect == "concat":
-            slots_in_payload = slots.ids.shape[0]
-        sent = [
-            kept if name != "weight" and jax.tree.structure(p) == like else tree.num_elements(p) // slots_in_payload
-            for name, p in seen.payload.items()
-        ]
-        sub = self.submodel is not None and self.submodel.forward == "submodel"
+    def _info(self, ctx: Ctx, cohort: Cohort, slots: Slots, seen: Collected, selection, update, state, data):
+        ok, sub, fresh = seen.info["ok"], self.submodel, seen.info.get("fresh", jnp.bool_(False))
+        means = {n: _mean(v, ok) for n, v in seen.info.items() if n not in ("ok", "fresh", "neurons")}
+        traffic = count_traffic(self.parts, ctx, selection, state.params, state.algorithm, seen.payload)
+        neurons = seen.info.get("neurons")
+        masks = mask_metrics(sub, traffic, ctx, state.submodel, state.params, selection, slots, neurons)
+        work = {}
+        if self.devices is not None:
+            sizes = data.size_of(slots.ids)
+            work = count_work(self.devices, traffic, ctx, sub, selection, slots, sizes, fresh)
         return RoundInfo(
             contacted=jnp.sum(cohort.real),
             answered=jnp.sum(slots.alive),
-            participants=count,
-            uplink_values=jnp.int32(sum(sent)),
-            downlink_values=jnp.int32(kept if sub else size) + tree.num_elements(state.algorithm),
+            participants=jnp.sum(ok),
+            uplink_values=traffic.up_values,
+            downlink_values=traffic.down_values,
+            uplink=traffic.uplink(slots.ids, slots.alive),
+            downlink=traffic.downlink(cohort.ids, cohort.real, jnp.sum(fresh & slots.alive)),
             client=means,
-            server={"update_norm": tree.norm(update), **server},
+            server={"update_norm": tree.norm(update), **masks},
+            classes=work,
         )
 
     # --- for the accountant ------------------------------------------------------------------------------------
 
     def claims(self, hparams: Hparams, params: Params) -> Claim:
-        """What all stages together promise, with concrete numbers: noise multiplier and reasons to refuse."""
+        """What all stages together promise, with concrete numbers: the noise, and reasons to refuse.
+
+        Where clients already noise their own training steps (record level), everything after that is post-processing,
+        and nothing else has to be bounded.
+        """
         joined = [self.transform.claim(hparams), self.aggregator.claim(hparams)]
+        if self.local.claim is not None:
+            own = self.local.claim(hparams)
+            if any(c.noise is not None for c in joined):
+                reason = "clients noise their own steps and a stage adds noise as well; use one of them"
+                return own._replace(reason=reason)
+            if self.submodel is not None:  # what looks at data beside the steps is not post-processing
+                return join_claims([own, judge("record", self.submodel.source, self.submodel.support)])
+            return own
+        joined.append(self._bounded(hparams, params))
+        noise = next((c.noise for c in joined if c.noise is not None), None)
+        if noise is not None and self.submodel is not None:
+            own = self.submodel.own is not None and noise.trust == "local"
+            shared = self.submodel.own is None  # a server noises all that its clients may have chosen
+            support = self.submodel.support if own or shared else "dense"
+            joined.append(judge(noise.trust, self.submodel.source, support))
+        return join_claims(joined)
+
+    def _bounded(self, hparams: Hparams, params: Params) -> Claim:
+        """Refuses a round in which nothing bounds one client, or whose noise is not finite."""
         numbers = hparams.arrays()
         state, _ = self.transform.init(self.local.split(params)[0], numbers)
         expected = jnp.asarray(self.sampler.expected(numbers), jnp.float32)
         ctx = Ctx(jnp.int32(0), numbers, jax.random.key(0), jnp.int32(-1), jnp.int32(-1), expected, numbers.keep_rate)
         ctx = ctx._replace(bounds=self.transform.bound(ctx, state, self._unbounded()))
         if not jnp.isfinite(total_bound(ctx.bounds or {})):
-            joined.append(Claim(reason="nothing bounds what one client sends; add a clip stage or set privacy.clip"))
-        elif not jnp.isfinite(self.transform.noise(ctx, state, jnp.float32(0.0))):
-            reason = "the budget of the noise leaves nothing for the update; use more noise on clip_bit_noise"
-            joined.append(Claim(reason=reason))
-        return join_claims(joined)
+            return Claim(reason="nothing bounds what one client sends; add a clip stage or set privacy.clip")
+        if not jnp.isfinite(self.transform.noise(ctx, state, jnp.float32(0.0))):
+            return Claim(
+                reason="the budget of the noise leaves nothing for the update; use more noise on clip_bit_noise"
+            )
+        return Claim()
+
+
+def _mean(values: Array, ok: Array) -> Array:
+    """Mean over the participants, 0 where there are none."""
+    return jnp.sum(jnp.where(ok, values, 0.0)) / jnp.maximum(jnp.sum(ok), 1)

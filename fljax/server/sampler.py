@@ -20,7 +20,7 @@ from fljax.core.types import Array, Cohort, Hparams, Key, SamplingLaw
 class Sampler(NamedTuple):
     """Who takes part in a round.
 
-    name: poisson | fixed_size | full | cyclic.
+    name: poisson | fixed_size | full | cyclic | cyclic_poisson.
     population: N. capacity: C, static.
     sample: (key, t, hparams) -> Cohort     key is the run's sampling key, t the round
     expected: (hparams) -> ()               expected cohort size, a public constant
@@ -110,18 +110,53 @@ def cyclic(population: int, cohort: int) -> Sampler:
     return _exact("cyclic", population, cohort, sample)
 
 
+def cyclic_poisson(population: int, groups: int, max_rate: float) -> Sampler:
+    """Groups of clients take turns, and in its turn every client of a group is in independently with probability q.
+
+    Client k belongs to group k mod b; round t draws from group t mod b with q = ``hparams.sampling_rate`` (traced), so
+    that a client comes again after b rounds at the earliest. The cohort has q N / b expected clients; where more are in
+    than there are slots, a uniformly random subset stays, as in ``poisson``.
+
+    Reference: Choquette-Choo et al., arXiv 2306.08153, Algorithm 2.
+
+    Args:
+      population: N. groups: b. max_rate: the largest q that will be used; it fixes the capacity.
+    """
+    in_range(1, population, groups=groups, remedy=f"The population has {population} clients.")
+    in_range(0, 1, closed="right", sampling_rate=max_rate)
+    largest = -(-population // groups)
+    slots = poisson_capacity(largest, max_rate)
+
+    def sample(key, t, hparams):
+        ids = t % groups + groups * jnp.arange(largest)
+        scores = jax.random.uniform(jax.random.fold_in(key, t), (largest,))
+        lowest, place = jax.lax.top_k(-jnp.where(ids < population, scores, 2.0), slots)
+        real = -lowest < hparams.sampling_rate
+        return Cohort(jnp.where(real, ids[place], population), real)
+
+    def law(hparams):
+        capacity = slots if slots < largest else None
+        return SamplingLaw("cyclic_poisson", float(hparams.sampling_rate), population, capacity, groups)
+
+    expected = population / groups
+    return Sampler("cyclic_poisson", population, slots, sample, lambda h: h.sampling_rate * expected, law)
+
+
 def _exact(name: str, population: int, cohort: int, sample: Callable) -> Sampler:
     law = SamplingLaw(name, cohort / population, population)
     return Sampler(name, population, cohort, sample, lambda h: jnp.float32(cohort), lambda h: law)
 
 
-def make_sampler(kind: str, population: int, *, rate: float | None = None, cohort: int | None = None) -> Sampler:
-    """A sampler by name: ``poisson`` needs a rate, ``fixed_size`` and ``cyclic`` a cohort, ``full`` nothing."""
-    one_of(["poisson", "fixed_size", "full", "cyclic"], sampler=kind)
-    if kind == "poisson":
+def make_sampler(
+    kind: str, population: int, *, rate: float | None = None, cohort: int | None = None, groups: int = 1
+) -> Sampler:
+    """A sampler by name: ``poisson`` needs a rate, ``cyclic_poisson`` also groups, ``fixed_size`` and ``cyclic`` a
+    cohort, ``full`` nothing."""
+    one_of(["poisson", "fixed_size", "full", "cyclic", "cyclic_poisson"], sampler=kind)
+    if kind in ("poisson", "cyclic_poisson"):
         if rate is None:
-            raise FljaxError("Expected sampler='poisson' to come with a sampling rate. Set sampler.rate.")
-        return poisson(population, rate)
+            raise FljaxError(f"Expected sampler={kind!r} to come with a sampling rate. Set sampler.rate.")
+        return poisson(population, rate) if kind == "poisson" else cyclic_poisson(population, groups, rate)
     if kind == "full":
         return full(population)
     if cohort is None:

@@ -8,36 +8,55 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from fljax import recipes
+from fljax.client.dpsgd import dpsgd_update
 from fljax.client.prox import ditto_update, fedprox_update
 from fljax.client.scaffold import scaffold_update
 from fljax.client.sgd import Training, fedavg_update, fedsgd_update
-from fljax.config import DataConfig, Experiment
+from fljax.config import Experiment
+from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import stream
-from fljax.core.transform import UpdateTransform
-from fljax.core.types import Hparams, LocalUpdate, Params, Round, SamplingLaw
+from fljax.core.transform import Noise
+from fljax.core.types import Hparams, LocalUpdate, Params, Round, SamplingLaw, SubModel
 from fljax.data import Dataset, load_dataset
-from fljax.dropout.baselines import random_dropout
+from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout
+from fljax.dropout.information import Learner
+from fljax.dropout.sources import exact_dropout, paid_dropout, public_dropout, random_per_client, self_released_dropout
 from fljax.models import Loss, Model, make_loss, make_model
-from fljax.privacy.accounting import calibrate_many, default_delta
+from fljax.privacy.accounting import default_delta
 from fljax.privacy.budget import affordable_rounds
+from fljax.privacy.calibration import calibrate_many
+from fljax.privacy.ledger import Ledger, open_ledger
+from fljax.privacy.mechanisms import GAUSSIAN, make_event
+from fljax.privacy.record import private_gradient, smallest_client, state_record_privacy
 from fljax.privacy.statement import PrivacyStatement, state_privacy
-from fljax.server.average import bounded_average, expected_average, realised_average
+from fljax.sections import DataConfig
+from fljax.server.clients import Compact, Tiers, divide_among_tiers
 from fljax.server.execute import PerfFlags
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
+from fljax.sim.devices import counted_devices, shares, tier_rates
+from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
 
-SUBMODELS = {"fisher": fisher_dropout, "random": random_dropout}
+SUBMODELS = {
+    "fisher": fisher_dropout,
+    "random": random_dropout,
+    "ordered": ordered_dropout,
+    "rolling": rolling_dropout,
+    "magnitude": magnitude_dropout,
+}
+"""Sources of masks by name: (groups, forward) -> SubModel."""
 
 
 @dataclass(frozen=True)
@@ -65,52 +84,110 @@ def load_data(config: DataConfig) -> Dataset:
     return load_dataset(config.name, data_dir=config.dir, **fields)
 
 
-def build(experiment: Experiment, dataset: Dataset | None = None, max_rate: float | None = None) -> Program:
+def _same(part: Any) -> Any:
+    return part
+
+
+class Guests(NamedTuple):
+    """Clients beside those of the data set, as an audit adds them, with ids N, N + 1, ...
+
+    count: how many. local: (the clients' algorithm) -> one that knows them. available: (who answers) -> the same.
+    """
+
+    count: int = 0
+    local: Callable[[LocalUpdate], LocalUpdate] = _same
+    available: Callable[[Callable], Callable] = _same
+
+
+def build(
+    experiment: Experiment, dataset: Dataset | None = None, max_rate: float | None = None, guests: Guests | None = None
+) -> Program:
     """Builds the program of an experiment.
 
     Args:
       experiment: validated configuration; only its structure matters.
       dataset: loaded data, if the caller has them already.
       max_rate: the largest sampling rate that will run (default: the experiment's own); it fixes the cohort's slots.
+      guests: clients beside those of the data set; they count as population.
     """
+    extra = guests or Guests()
     dataset = load_data(experiment.data) if dataset is None else dataset
     options = experiment.model.model_dump(exclude={"name"}, exclude_none=True)
     model = make_model(experiment.model.name, dataset.input_shape, dataset.num_classes, **options)
     loss = make_loss(dataset.task)
-    population, law = dataset.train.population, experiment.sampler
-    sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort)
-    local = _local(experiment, model, loss, population)
-    source, forward = experiment.dropout.source, experiment.dropout.forward
+    population, law = dataset.train.population + extra.count, experiment.sampler
+    groups = experiment.privacy.bands
+    sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort, groups=groups)
+    local = extra.local(_local(experiment, model, loss, population))
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=_transform(experiment, population),
+        transform=make_transform(experiment, sampler, *_shared_size(model, local)),
         server=server_optimiser(experiment.server.optimizer),
-        available=bernoulli_availability,
-        submodel=None if source == "none" else SUBMODELS[source](model.groups, forward),
+        available=extra.available(bernoulli_availability),
+        **_dropout(experiment, model, loss, dataset, population),
+        devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(experiment.perf.chunk, client_mesh(experiment.perf.devices)),
     )
     return Program(dataset, model, loss, local, sampler, built)
 
 
-def _transform(experiment: Experiment, population: int) -> UpdateTransform:
-    """The chain between clients and server: average, and where privacy is asked for, clip and noise."""
-    server, privacy = experiment.server, experiment.privacy
-    if server.denominator == "realised":
-        return realised_average(server.weights)
-    weighted = None
-    if server.weight_cap is not None and server.total_weight is not None:
-        weighted = bounded_average(server.weight_cap, server.total_weight, population)
-    if privacy.mechanism == "none":
-        return weighted or expected_average()
-    return recipes.private_average(privacy.clipping, weighted)
+def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
+    """Which neurons clients train: sub-model, tiers and execution, as arguments of ``make_round``."""
+    d = experiment.dropout
+    if d.source == "none":
+        return {}
+    compact = None
+    if experiment.perf.dropout == "compact":
+        if d.auto_keep > 0:
+            raise FljaxError(f"Expected dropout.auto_keep={d.auto_keep:g} to be 0 under perf.dropout = 'compact'.")
+        compact = Compact(d.keep_rate, d.warmup_rounds)
+    rates = tier_rates(experiment, model, dataset)
+    place = divide_among_tiers(population, shares(experiment, len(rates)))
+    tiers = None if len(rates) == 1 else Tiers(rates, place)
+    return {"submodel": _submodel(experiment, model, loss, dataset), "tiers": tiers, "compact": compact}
+
+
+def _submodel(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset) -> SubModel:
+    """The source of the masks."""
+    d, learner = experiment.dropout, Learner(model.apply, loss, model.groups)
+    if d.source == "public":
+        return public_dropout(learner, _public_inputs(dataset, d.public_examples), d.forward)
+    if d.source == "random_per_client":
+        return random_per_client(model.groups, d.forward)
+    if d.source == "paid":
+        return paid_dropout(learner, d.forward)
+    if d.source == "exact":
+        return exact_dropout(learner, d.forward, d.support)
+    if d.source == "self_released":  # the std that local_gaussian adds to one upload
+        return self_released_dropout(model.groups, d.forward, lambda c: c.hparams.noise_multiplier * c.hparams.clip)
+    return SUBMODELS[d.source](model.groups, d.forward)
+
+
+def _public_inputs(dataset: Dataset, count: int) -> jax.Array:
+    """Inputs of clients that never train, or uniform random ones in [0, 1)."""
+    if dataset.unseen is not None:
+        return dataset.unseen.x[:count]
+    if not jnp.issubdtype(dataset.train.x.dtype, jnp.floating):
+        raise FljaxError("Expected data.unseen_clients=0 to be > 0: random inputs stand for images, not for text.")
+    return jax.random.uniform(jax.random.key(0), (count, *dataset.input_shape))
+
+
+def _shared_size(model: Model, local: LocalUpdate) -> tuple[int, int]:
+    """P, the number of parameters that travel, and the number of arrays that hold them."""
+    shared = jax.eval_shape(lambda k: local.split(model.init(k))[0], jax.random.key(0))
+    return tree.num_elements(shared), len(jax.tree.leaves(shared))
 
 
 def _local(experiment: Experiment, model: Model, loss: Loss, population: int) -> LocalUpdate:
     """The client's algorithm by name."""
     c = experiment.client
     epochs = 1 if c.epochs is None and c.steps is None else c.epochs
-    training = Training(model, loss, _client_optimiser(experiment), epochs, c.steps, c.batch_size)
+    scaler = rescale(model.groups) if experiment.dropout.rescale else None
+    optimiser = _client_optimiser(experiment)
+    training = Training(model, loss, optimiser, epochs, c.steps, c.batch_size, scaler, c.present_classes)
+    if experiment.privacy.mechanism == "record_gaussian":
+        return dpsgd_update(training, private_gradient)
     if c.algorithm == "fedavg":
         return fedavg_update(training, c.shared)
     if c.algorithm == "scaffold":
@@ -157,19 +234,42 @@ def resolve(
     claim = program.round.claims(hparams, program.params(0))
     reasons = [claim.reason] if claim.reason else []
     law = program.round.law(hparams)
-    rounds = _affordable(experiment, law, claim.noise_multiplier)
-    statement = state_privacy(law, claim.noise_multiplier, rounds, privacy.delta, reasons)
+    rounds = _affordable(experiment, program, law, claim.noise)
+    if claim.noise is not None and claim.noise.trust == "record":
+        sizes = program.dataset.train.sizes
+        statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
+    else:
+        statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
     if statement.status == "refused" and privacy.epsilon is not None:
         raise FljaxError(f"privacy.epsilon={privacy.epsilon:g} cannot be promised: {statement.reason}")
     return hparams, statement
 
 
-def _affordable(experiment: Experiment, law: SamplingLaw, noise: float | None) -> int:
+def privacy_ledger(program: Program, hparams: Hparams, statement: PrivacyStatement) -> Ledger:
+    """What a run spends round by round; empty where no epsilon is stated, or where every client has its own."""
+    noise = program.round.claims(hparams, program.params(0)).noise
+    if statement.epsilon is None or noise is None or noise.trust == "record":
+        return Ledger()
+    assert statement.rounds is not None and statement.delta is not None
+    return open_ledger(program.round.law(hparams), noise, statement.rounds, statement.delta)
+
+
+def _asked(
+    program: Program, law: SamplingLaw, noise: Noise, rounds: int, delta: float | None
+) -> tuple[SamplingLaw, Noise, float]:
+    """What the accountant is asked about: at record level the smallest client. Delta is N^-1.1 unless it is given."""
+    if noise.trust == "record":
+        return smallest_client(law, noise, delta, program.dataset.train.sizes)
+    population = make_event(law, noise, rounds).population or program.sampler.population
+    return law, noise, delta or default_delta(population)
+
+
+def _affordable(experiment: Experiment, program: Program, law: SamplingLaw, noise: Noise | None) -> int:
     """The rounds that the budget allows, all of them where there is none."""
     budget = experiment.privacy.budget
     if budget is None or noise is None:
         return experiment.rounds
-    delta = experiment.privacy.delta or default_delta(law.population or 1)
+    law, noise, delta = _asked(program, law, noise, experiment.rounds, experiment.privacy.delta)
     rounds = affordable_rounds(law, noise, experiment.rounds, delta, budget)
     if rounds == 0:
         raise FljaxError(f"Expected privacy.budget={budget:g} to allow one round. Use more noise or a larger budget.")
@@ -178,16 +278,21 @@ def _affordable(experiment: Experiment, law: SamplingLaw, noise: float | None) -
 
 def calibrated(experiments: list[Experiment], program: Program) -> list[float]:
     """Noise multipliers that meet the trials' target epsilons; equal questions are answered once, and cached."""
-    asked, place = [], []
+    asked, place, known = [], [], {}
+    params = program.params(0)
     for experiment in experiments:
         target = experiment.privacy.epsilon
         if target is None or target == math.inf:
             place.append(None)
             continue
-        law = program.round.law(experiment.hparams())
-        delta = experiment.privacy.delta or default_delta(program.sampler.population)
+        hparams = _with(experiment.hparams(), noise_multiplier=1.0)
+        mechanism = (experiment.privacy.model_copy(update={"epsilon": None}), experiment.sampler)
+        if mechanism not in known:
+            known[mechanism] = program.round.claims(hparams, params).noise or GAUSSIAN
+        law, noise = program.round.law(hparams), known[mechanism]
+        law, noise, delta = _asked(program, law, noise, experiment.rounds, experiment.privacy.delta)
         place.append(len(asked))
-        asked.append((law, target, experiment.rounds, delta))
+        asked.append((law, target, experiment.rounds, delta, noise))
     answers = calibrate_many(asked)
     return [0.0 if p is None else answers[p] for p in place]
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fljax.core.types import Array, Hparams, Key, Round
+from fljax.server.observe import flat_classes
 from fljax.server.round import RoundInfo, RoundState
 from fljax.sim.evaluate import Held
 
@@ -39,8 +40,11 @@ class Call(NamedTuple):
 
 def flat_info(info: RoundInfo) -> dict[str, Array]:
     """The metrics of a round under flat names."""
-    plain = {k: v for k, v in info._asdict().items() if k not in ("client", "server")}
-    return {**plain, **info.client, **info.server}
+    parts = ("client", "server", "uplink", "downlink", "classes")
+    plain = {k: v for k, v in info._asdict().items() if k not in parts}
+    links = {"uplink": info.uplink, "downlink": info.downlink}
+    traffic = {f"{link}_{unit}": n for link, sent in links.items() for unit, n in sent._asdict().items()}
+    return {**plain, **traffic, **info.client, **info.server, **flat_classes(info.classes)}
 
 
 def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_per_call: int) -> Callable:
@@ -158,10 +162,13 @@ def use_compilation_cache() -> None:
 
 
 def bytes_sent(history: dict[str, np.ndarray], round_axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Total (uplink, downlink) bytes of a run: float32 values times the clients that sent or received them, exact."""
-    up = history["answered"].astype(np.int64) * history["uplink_values"].astype(np.int64) * 4
-    down = history["contacted"].astype(np.int64) * history["downlink_values"].astype(np.int64) * 4
-    return up.sum(axis=round_axis), down.sum(axis=round_axis)
+    """Total (uplink, downlink) bytes of a run, exact."""
+
+    def total(link: str) -> np.ndarray:
+        kib, rest = (history[f"{link}_{unit}"].astype(np.int64) for unit in ("kib", "rest"))
+        return (1024 * kib + rest).sum(axis=round_axis)
+
+    return total("uplink"), total("downlink")
 
 
 def finals(history: dict[str, np.ndarray], round_axis: int = 0) -> dict[str, np.ndarray]:

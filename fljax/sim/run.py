@@ -12,11 +12,10 @@ import numpy as np
 from fljax.config import Experiment
 from fljax.core.check import FljaxError
 from fljax.core.types import Params
-from fljax.privacy.accounting import epsilon_series
-from fljax.privacy.events import make_event
 from fljax.privacy.statement import PrivacyStatement
 from fljax.sim import checkpoint
-from fljax.sim.build import Program, build, resolve
+from fljax.sim.build import Program, build, privacy_ledger, resolve
+from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.progress import Progress, said
@@ -57,11 +56,19 @@ class Outcome:
         up, down = bytes_sent(self.history)
         return {"uplink_bytes": int(up), "downlink_bytes": int(down)}
 
+    @property
+    def simulated(self) -> dict[str, float]:
+        """Seconds that the rounds would take on the devices, and the clients' operations; {} without devices."""
+        return totals(self.history)
+
     def summary(self) -> dict:
-        """What ``fljax run --json`` prints: final, privacy, communication, timing."""
+        """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), timing."""
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
-        return {"name": self.experiment.name, **parts, "communication": self.communication, "timing": timing}
+        parts["communication"] = self.communication
+        if self.simulated:
+            parts["simulated"] = self.simulated
+        return {"name": self.experiment.name, **parts, "timing": timing}
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr><th>{name}</th><td>{value:.4f}</td></tr>" for name, value in self.final.items())
@@ -90,11 +97,13 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
     program = build(experiment)
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
+    ledger = privacy_ledger(program, hparams, statement)
     numbers, key = hparams.arrays(), jax.random.key(experiment.seed)
     state = program.round.init(key, program.params(experiment.seed), numbers)
     start = Running(0, state, {})
     if resume and path is not None and path.exists():
         start = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
+        ledger.check(checkpoint.read_header(path).get("ledger"), start.done, str(path))
 
     length = min(experiment.perf.rounds_per_call, rounds)
     evaluate = make_evaluate(program.model, program.loss, program.local)
@@ -104,18 +113,36 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
     with said("compiling", quiet):
         executable, compile_s = compile_call(call, jnp.int32(0), schedule, key, start.state, data, held, numbers)
 
-    spent = _live_epsilon(program, experiment, statement)
-    with Progress(rounds, experiment.name, lambda done: spent[done - 1] if spent else "", quiet) as bar:
+    shown = [f"epsilon {value:.2f} ({ledger.label}, live)" for value in ledger.spent]
+    with Progress(rounds, experiment.name, lambda done: shown[done - 1] if shown else "", quiet) as bar:
 
         def after_call(running: Running) -> None:
             if path is not None:
-                checkpoint.save(path, running, header)
+                checkpoint.save(path, running, header | {"ledger": ledger.entry(running.done)})
             bar.update(running.done)
 
         done, times = drive(executable, start, schedule, key, data, held, numbers, after_call=after_call)
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(rounds - 1), done.state, numbers)
-    return Outcome(experiment, program, statement, params, done.history, timing)
+    history = make_clock(experiment, program.model, program.dataset)(done.history)
+    history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
+    return Outcome(experiment, program, statement, params, history, timing)
+
+
+def run_controls(experiment: Experiment, quiet: bool = False) -> dict[str, Outcome]:
+    """Runs the controls of an experiment, by name; they keep nothing on disk."""
+    return {name: run(experiment.control(name), quiet=quiet) for name in experiment.controls}
+
+
+def beside(outcome: Outcome, controls: dict[str, Outcome]) -> dict[str, dict[str, float]]:
+    """The controls in the terms of a summary: final metrics, uplink bytes, and the run's uplink relative to theirs."""
+    mine = outcome.communication["uplink_bytes"]
+
+    def line(other: Outcome) -> dict[str, float]:
+        sent = other.communication["uplink_bytes"]
+        return {**other.final, "uplink_bytes": sent, "uplink_saved": 1.0 - mine / sent if sent else 0.0}
+
+    return {name: line(other) for name, other in controls.items()}
 
 
 def check_checkpoint(path: Path | None, header: dict, resume: bool) -> None:
@@ -134,13 +161,3 @@ def check_checkpoint(path: Path | None, header: dict, resume: bool) -> None:
             f"{path}: checkpoint of another experiment ({found.get('name')}, {found.get('fingerprint')}), expected "
             f"({header['name']}, {header['fingerprint']}). Choose another folder with --out."
         )
-
-
-def _live_epsilon(program: Program, experiment: Experiment, statement: PrivacyStatement) -> list[str]:
-    """Epsilon spent after every round, by a fast bound a little above the reported one, as text for the progress."""
-    if statement.status != "valid" or statement.noise_multiplier is None or statement.delta is None:
-        return []
-    law, rounds = program.round.law(experiment.hparams()), statement.rounds or experiment.rounds
-    series = epsilon_series(law, statement.noise_multiplier, rounds, statement.delta)
-    label = make_event(law, statement.noise_multiplier, rounds).live.upper()
-    return [f"epsilon {value:.2f} ({label}, live)" for value in series]

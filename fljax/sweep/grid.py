@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from fljax.config import Experiment, SweepConfig
+from fljax.config import Experiment
 from fljax.core.check import FljaxError, in_range
+from fljax.sections import SweepConfig
 
 
 class Trial(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,24 @@ import numpy as np
 
 from fljax.config import Experiment
 from fljax.core.provenance import provenance
+from fljax.privacy.selection import PROCEDURE, select_event
 from fljax.privacy.statement import PrivacyStatement
+from fljax.sim.devices import CLOCK
 from fljax.sim.engine import Timing, bytes_sent, finals
 from fljax.sim.run import Outcome
 from fljax.sweep.run import SweepOutcome
 from fljax.sweep.store import write_results
 
 
-def record_run(folder: Path, outcome: Outcome) -> None:
-    """Writes the results of one run, and its final parameters as ``params.npz``."""
+def record_run(folder: Path, outcome: Outcome, controls: dict[str, dict[str, float]] | None = None) -> None:
+    """Writes the results of one run, what its controls reached, and its final parameters as ``params.npz``."""
     from fljax.core.tree import named_leaves
 
     e = outcome.experiment
     timing = _timing(outcome.timing)
     manifest = _manifest("run", e, [], [outcome.statement.to_dict() | {"cell": {}}], timing)
+    if controls:
+        manifest["controls"] = controls
     history = {n: v[None] for n, v in outcome.history.items()}
     write_results(
         folder,
@@ -42,17 +48,37 @@ def record_run(folder: Path, outcome: Outcome) -> None:
 def record_sweep(folder: Path, outcome: SweepOutcome) -> None:
     """Writes the results of a sweep."""
     axes, seen, said = outcome.axes, set(), []
-    for trial, statement in zip(outcome.trials, outcome.statements, strict=True):
+    prices = selection_prices(outcome.statements)
+    for trial, statement, price in zip(outcome.trials, outcome.statements, prices, strict=True):
         cell = {name: trial.values[name] for name in axes}
         if (key := json.dumps(cell)) not in seen:
             seen.add(key)
-            said.append(statement.to_dict() | {"cell": cell})
+            said.append(statement.to_dict() | price | {"cell": cell})
     programs = [{"label": t.label, "trials": t.trials, **_timing(t.timing)} for t in outcome.timings]
     totals = {name: sum(_timing(t.timing)[name] for t in outcome.timings) for name in ("compile_s", "total_s")}
     manifest = _manifest("sweep", outcome.experiment, axes, said, totals | {"programs": programs})
     values = [t.values for t in outcome.trials]
     trials = _trials(values, outcome.history, outcome.statements)
     write_results(folder, manifest=manifest, trials=trials, curves=_curves(outcome.history))
+
+
+def selection_prices(statements: list[PrivacyStatement]) -> list[dict[str, Any]]:
+    """What it would cost to release only the best of the trials that share an event and a delta, for each trial.
+
+    Returns:
+      For each statement ``selection_trials``, how many trials share its event; ``epsilon_selection``, for so many
+      expected trials; ``selection_procedure``, what that covers. Empty where no epsilon is stated, and for a trial that
+      is alone. Every event is asked about once.
+    """
+    asked = [(s.event, s.delta) if s.status == "valid" and s.event and s.delta else None for s in statements]
+    counts = Counter(question for question in asked if question is not None)
+    known: dict[Any, dict[str, Any]] = {}
+    for (event, delta), trials in counts.items():
+        price = select_event(event, delta, trials) if trials > 1 else math.inf
+        if math.isfinite(price):
+            numbers = {"selection_trials": trials, "epsilon_selection": price}
+            known[event, delta] = numbers | {"selection_procedure": PROCEDURE}
+    return [known.get(question, {}) for question in asked]
 
 
 def _trials(
@@ -67,7 +93,9 @@ def _trials(
     columns["delta"] = [s.delta for s in statements]
     columns["noise_multiplier"] = [s.noise_multiplier for s in statements]
     columns["privacy_status"] = [s.status for s in statements]
-    return columns | {"uplink_bytes": up, "downlink_bytes": down}
+    # Running totals, NaN where a trial did not have them or was over.
+    simulated = {name: np.fmax.reduce(history[name], axis=1) for name in CLOCK if name in history}
+    return columns | {"uplink_bytes": up, "downlink_bytes": down} | simulated
 
 
 def _column(values: list[Any]) -> Any:

@@ -17,8 +17,10 @@ from fljax.config import Experiment
 from fljax.core import tree
 from fljax.core.types import Hparams
 from fljax.data import Dataset
+from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim.build import Program, build, calibrated, load_data, resolve
+from fljax.sim.build import Program, build, calibrated, load_data, privacy_ledger, resolve
+from fljax.sim.devices import make_clock
 from fljax.sim.engine import Running, Schedule, Timing, compile_call, drive, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.progress import Progress, said
@@ -91,7 +93,7 @@ def plan(experiment: Experiment) -> dict[str, Any]:
         experiments = [t.experiment for t in members.trials]
         program = build(experiments[0], load_data(experiments[0].data), max(e.sampler.rate for e in experiments))
         programs.append({"program": members.label, "trials": len(experiments)})
-        for trial, (_, said_of) in zip(members.trials, _resolve_all(experiments, program), strict=True):
+        for trial, (_, said_of, _) in zip(members.trials, _resolve_all(experiments, program), strict=True):
             fields = [name for name in trial.values if name.startswith(("privacy.", "sampler.", "rounds"))]
             cell = ", ".join(f"{name}={trial.values[name]}" for name in fields) or "every cell"
             privacy[cell] = said_of.sentence()
@@ -115,7 +117,7 @@ def run_group(
         resolved = _resolve_all(experiments, program)
     width = min(first.perf.trials_per_batch, len(experiments))
     call, schedule, held = _vmapped(program, first), _schedule(first), held_data(dataset)
-    numbers = [h.arrays() for h, _ in resolved]
+    numbers = [r.hparams.arrays() for r in resolved]
     executable, compile_s, histories, times = None, 0.0, [], []
     for begin in range(0, len(experiments), width):
         rows = [min(begin + i, len(experiments) - 1) for i in range(width)]
@@ -132,7 +134,12 @@ def run_group(
         histories += [{name: v[i] for name, v in done.history.items()} for i in range(used)]
         tell(len(histories))
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
-    return histories, [s for _, s in resolved], timing
+    clock = make_clock(first, program.model, dataset)
+    histories = [clock(history) for history in histories]
+    for history, trial in zip(histories, resolved, strict=True):
+        if len(trial.ledger.spent):
+            history["epsilon_spent"] = trial.ledger.spent
+    return histories, [r.statement for r in resolved], timing
 
 
 def _init_key(key: Any) -> Any:
@@ -151,17 +158,28 @@ def _schedule(experiment: Experiment) -> Schedule:
     return Schedule(jnp.int32(experiment.rounds), jnp.int32(experiment.eval_every))
 
 
-def _resolve_all(experiments: list[Experiment], program: Program) -> list[tuple[Hparams, PrivacyStatement]]:
+class Resolved(NamedTuple):
+    """The numbers of one trial, its noise calibrated, what may be said of its privacy, and its spending by round."""
+
+    hparams: Hparams
+    statement: PrivacyStatement
+    ledger: Ledger
+
+
+def _resolve_all(experiments: list[Experiment], program: Program) -> list[Resolved]:
     """Numbers, with calibrated noise, and statements; trials that privacy does not tell apart share one statement."""
     noises = calibrated(experiments, program)
     known: dict[Any, PrivacyStatement] = {}
+    ledgers: dict[Any, Ledger] = {}
     result = []
     for experiment, noise in zip(experiments, noises, strict=True):
         asked = noise if experiment.privacy.epsilon is not None else None
         question = (asked, experiment.privacy, experiment.sampler, experiment.rounds)
         hparams, statement = resolve(experiment, program, asked, known.get(question))
         known[question] = statement
-        result.append((hparams, statement))
+        if question not in ledgers:
+            ledgers[question] = privacy_ledger(program, hparams, statement)
+        result.append(Resolved(hparams, statement, ledgers[question]))
     return result
 
 

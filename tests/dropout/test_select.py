@@ -15,7 +15,7 @@ RATES = np.array([0.0, 0.05, 0.13, 0.3, 0.5, 0.77, 0.999, 1.0], np.float32)
 
 ranked = jax.jit(lambda scores, seed: rank(scores, jax.random.key(seed)))
 explored = jax.jit(lambda ranks, seed, share: explore(ranks, jax.random.key(seed), share))
-masks_of = jax.jit(jax.vmap(best, (None, 0, None)), static_argnums=2)
+masks_of = jax.jit(jax.vmap(best, (None, 0, None, None)), static_argnums=(2, 3))
 
 
 def is_permutation(ranks) -> bool:
@@ -26,14 +26,14 @@ scores_strategy = st.lists(st.sampled_from([-2.0, -0.0, 0.0, 1e-30, 1.0, 3.0]), 
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(scores_strategy, st.integers(0, 2**31), st.floats(0, 1), st.integers(1, N))
+@given(scores_strategy, st.integers(0, 2**31 - 1), st.floats(0, 1), st.integers(1, N))
 def test_masks_have_exactly_k_ones_and_are_nested(scores, seed, share, least):
     """Many ties, traced keep rates under vmap, explored or not."""
     scores = jnp.asarray(scores, jnp.float32)
     plain = ranked(scores, seed)
     for ranks in (plain, explored(plain, seed, share)):
         assert is_permutation(ranks)
-        masks = np.asarray(masks_of(ranks, jnp.asarray(RATES), least))
+        masks = np.asarray(masks_of(ranks, jnp.asarray(RATES), least, N))
         assert masks.sum(1).tolist() == np.clip(np.round(RATES * N), least, N).tolist()
         assert set(np.unique(masks)) <= {0.0, 1.0} and masks.dtype == np.float32
         assert np.all(np.diff(masks, axis=0) >= 0), "a larger keep rate keeps every neuron of a smaller one"
@@ -43,7 +43,7 @@ def test_masks_have_exactly_k_ones_and_are_nested(scores, seed, share, least):
 def test_the_highest_score_has_rank_0_and_is_kept_first():
     ranks = ranked(jnp.array([0.3, -1.0, 5.0, 0.0]), 0)
     np.testing.assert_array_equal(ranks, [1, 3, 0, 2])
-    np.testing.assert_array_equal(best(ranks, jnp.float32(0.5), 1), [1, 0, 1, 0])
+    np.testing.assert_array_equal(best(ranks, jnp.float32(0.5), 1, 4), [1, 0, 1, 0])
 
 
 def test_ties_are_broken_at_random():

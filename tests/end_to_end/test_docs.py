@@ -56,7 +56,7 @@ def check(command: str) -> None:
     """Parses a command as the command line does, and validates its experiment with the flags given."""
     _, verb, *rest = shlex.split(command)
     if verb == "privacy":
-        questions = {"epsilon": privacy.Epsilon, "calibrate": privacy.Calibrate}
+        questions = privacy.COMMANDS
         if len(rest) > 1:
             tyro.extras.subcommand_cli_from_dict(questions, args=rest)
         else:

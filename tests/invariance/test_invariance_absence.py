@@ -1,6 +1,7 @@
 """Who is absent or broken contributes exactly nothing, is counted, and remembers nothing."""
 
 import exact_round
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -8,8 +9,12 @@ import pytest
 import tiny
 from exact_round import N, Way
 
+from fljax.core.transform import UpdateTransform, chain, pass_decode, stateless
 from fljax.core.types import Hparams
 from fljax.data.federated import FederatedData
+from fljax.server.average import realised_average
+from fljax.server.round import make_round
+from fljax.server.sampler import poisson
 
 WAYS = [Way(), Way(chunk=3), Way(devices=2, chunk=3, max_rate=exact_round.RATE)]
 
@@ -35,6 +40,44 @@ def test_a_client_that_is_not_finite_is_as_good_as_away(way, poison):
     first, other = broken[0][1], absent[0][1]
     assert int(first.answered) == int(first.participants) + 1  # it answered, and what it sent was refused
     assert int(other.contacted) == int(other.answered) + 1  # it was asked, and did not answer
+
+
+def test_what_a_stage_makes_not_finite_counts_as_nothing():
+    """The client trained well, and its encoding broke: it is as good as away, and remembers nothing of the round."""
+
+    def encode(key, ctx, payload, server_state, client_state):
+        broken = ctx.id == ctx.hparams.extra["bad"]
+        return payload | {"update": payload["update"] / jnp.where(broken, 0.0, 1.0)}, client_state, {}
+
+    breaking = UpdateTransform("breaking", stateless, encode, pass_decode)
+    parts = {"sampler": poisson(N, 1.0), "local": exact_round.local(True), "available": exact_round.answers}
+    built = make_round(**parts, transform=chain(realised_average(), breaking))
+    step, bad, seen = jax.jit(built.step), min(cohort()), []
+    for numbers in (exact_round.hparams(bad=bad), exact_round.hparams(away=bad)):
+        state = built.init(jax.random.key(0), jnp.zeros(3), numbers)
+        seen.append(step(jnp.int32(0), jax.random.key(0), state, exact_round.data(), numbers))
+    (state, info), (expected, absent) = seen
+    assert tiny.same_bits(state, expected)
+    assert int(info.participants) == int(absent.participants) == int(info.answered) - 1
+
+
+def test_a_stage_that_is_always_sent_sends_what_it_makes_of_zeros():
+    """Its noise must not tell who broke: 1e30 and NaN arrive as a client that sent zeros, and count as nobody."""
+
+    def encode(key, ctx, payload, server_state, client_state):
+        return {"update": payload["update"] + 1.0}, client_state, {}
+
+    always = UpdateTransform("always", stateless, encode, pass_decode, always=True)
+    built = make_round(sampler=poisson(N, 1.0), local=exact_round.local(True), transform=always)
+    step, bad, seen = jax.jit(built.step), min(cohort()), []
+    for poison in (0.0, np.nan, np.inf, 1e30):
+        numbers = exact_round.hparams(bad=bad, poison=poison)
+        state = built.init(jax.random.key(0), jnp.zeros(3), numbers)
+        seen.append(step(jnp.int32(0), jax.random.key(0), state, exact_round.data(), numbers))
+    for state, info in seen[1:]:
+        assert tiny.same_bits(state.params, seen[0][0].params)
+        assert int(info.participants) == int(seen[0][1].participants) - 1
+        assert not np.asarray(state.clients[0]["last"])[bad].any()
 
 
 @pytest.mark.parametrize("way", WAYS)

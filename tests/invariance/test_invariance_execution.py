@@ -10,7 +10,12 @@ import tiny
 from exact_round import N, Way
 
 from fljax.core.keys import per_client, stream
+from fljax.core.transform import UpdateTransform, pass_decode, stateless
 from fljax.core.types import Hparams
+from fljax.server.execute import Slots, run_clients
+from fljax.server.round import make_round
+from fljax.server.sampler import full
+from fljax.sim.mesh import client_mesh
 
 WAYS = {
     "opposite order": Way(backwards=True),
@@ -44,6 +49,20 @@ def test_chunks_without_a_living_client_are_skipped_where_nobody_remembers(chunk
         for (state, info), (plain, seen) in pairs:
             assert tiny.same_bits(state.params, plain.params) and tiny.same_bits(state.server, plain.server)
             assert tiny.same_bits(info, seen)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("chunk", [0, 1, 3])
+def test_a_sum_is_a_sum(chunk, devices):
+    """Of ten living clients, each counted once: an average would hide a factor, since its weights have it as well."""
+    ids = jnp.arange(10)
+    slots = Slots(per_client(jax.random.key(0), ids), ids, ids, jnp.ones(10, bool))
+
+    def one(slot, state):
+        return jnp.where(slot.alive, 2.0 ** slot.ids.astype(jnp.float32), 0.0), state, {}
+
+    collected = run_clients(one, slots, (), chunk=chunk, collect="sum", mesh=client_mesh(devices))
+    assert float(collected.payload) == 2**10 - 1
 
 
 def test_the_exact_round_equals_a_loop():
@@ -87,3 +106,23 @@ def test_a_clients_key_depends_on_its_id_alone():
     np.testing.assert_array_equal(there[jnp.array([0, 1, 2])], again[jnp.array([2, 0, 1])])
     np.testing.assert_array_equal(there[1], there[3])
     assert len({tuple(k) for k in np.asarray(again)}) == 3
+
+
+def test_training_and_encoding_draw_from_keys_of_their_own():
+    """What a client draws while it trains says nothing about what its stages draw, nor about any other client."""
+
+    def drawn(key):
+        return jax.random.key_data(key).astype(jnp.float32)
+
+    def run(key, ctx, broadcast, own, shard):
+        return {"update": drawn(key)}, own, {}
+
+    def encode(key, ctx, payload, server_state, client_state):
+        return payload | {"sent": drawn(key)}, client_state, {}
+
+    local = exact_round.local(False)._replace(run=run, parts=("update",))
+    built = make_round(sampler=full(N), local=local, transform=UpdateTransform("keys", stateless, encode, pass_decode))
+    state = built.init(jax.random.key(0), jnp.zeros(2), Hparams().arrays())
+    seen = jax.jit(built.transcript)(jnp.int32(0), jax.random.key(0), state, exact_round.data(), Hparams().arrays())
+    keys = np.concatenate([np.asarray(seen.payloads["update"]), np.asarray(seen.payloads["sent"])])
+    assert len(np.unique(keys, axis=0)) == 2 * N

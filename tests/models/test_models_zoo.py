@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from fljax.core.check import FljaxError
-from fljax.models import MODELS, cnn, leaf_cnn, linear, logistic, make_model, mlp
+from fljax.models import (
+    MODELS,
+    char_gru,
+    char_lstm,
+    cnn,
+    leaf_cnn,
+    linear,
+    logistic,
+    make_model,
+    mlp,
+    mobilenet,
+    resnet,
+    transformer,
+)
 
 KEY = jax.random.key(0)
 
@@ -20,27 +33,61 @@ KEY = jax.random.key(0)
         (lambda: logistic((28, 28, 1), 10), 7_850),
         (lambda: linear((13,)), 14),
         (lambda: mlp((28, 28, 1), 10, (200, 200)), 199_210),
+        # ResNet-18 for CIFAR-10 as it is commonly built (3x3 stem, no biases), its norms with as many parameters
+        (lambda: resnet((32, 32, 3), 10), 11_173_962),
+        (lambda: resnet((28, 28, 1), 10), 11_173_962 - 2 * 9 * 64),
+        # LEAF's stacked LSTM: 80 x 8, 4 x 256 x (8 + 256 + 1), 4 x 256 x (256 + 256 + 1), 257 x 80
+        (lambda: char_lstm((80,), 80), 640 + 271_360 + 525_312 + 20_560),
+        (lambda: char_lstm((80,), 90), 820_522),  # Reddi et al., "Adaptive Federated Optimization", 2021
+        (lambda: char_gru((80,), 80), 640 + 3 * 256 * (8 + 256 + 1) + 3 * 256 * (256 + 256 + 1) + 20_560),
+        # depthwise 9 c and 1x1 c c', each with a norm
+        (lambda: mobilenet((8, 8, 3), 5, (4, 6)), 27 * 4 + 8 + (9 * 4 + 8) + (4 * 6 + 12) + 7 * 5),
+        # tables, per layer (2 norms, 4 square layers, 2 of 64 x 256), norm, logits
+        (
+            lambda: transformer((80,), 98),
+            178 * 64 + 2 * (256 + 4 * 65 * 64 + 64 * 256 + 256 + 256 * 64 + 64) + 128 + 65 * 98,
+        ),
     ],
 )
 def test_parameter_counts(build, count):
     assert build().num_params() == count
 
 
-SMALL = {"linear": (6, 1), "logistic": (6, 1), "mlp": (6, 1), "cnn": (8, 8, 1), "leaf_cnn": (8, 8, 1)}
-OPTIONS = {"cnn": {"channels": (2,), "hidden": 16}, "leaf_cnn": {"channels": (2,), "hidden": 16}}
+IMAGE, TEXT = (8, 8, 1), (6,)
+SMALL = dict.fromkeys(MODELS, (6, 1)) | dict.fromkeys(("cnn", "leaf_cnn", "resnet", "mobilenet"), IMAGE)
+SMALL |= dict.fromkeys(("char_lstm", "char_gru", "transformer"), TEXT)
+OPTIONS = {
+    "cnn": {"channels": (2,), "hidden": 16},
+    "leaf_cnn": {"channels": (2,), "hidden": 16},
+    "resnet": {"channels": (4, 8), "blocks": 1, "group_size": 2},
+    "mobilenet": {"channels": (4, 6)},
+    "char_lstm": {"hidden": (5,)},
+    "char_gru": {"hidden": 5},
+    "transformer": {"width": 8, "heads": 2, "layers": 1, "hidden": 12},
+}
+
+
+def inputs(shape, *batch):
+    """Random numbers, or for text random tokens."""
+    rng = np.random.default_rng(0)
+    if shape == TEXT:
+        return jnp.asarray(rng.integers(0, 3, (*batch, *shape)), jnp.int32)
+    return jnp.asarray(rng.normal(size=(*batch, *shape)), jnp.float32)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_initialises_and_applies_under_vmap(name):
     model = make_model(name, SMALL[name], 3, **OPTIONS.get(name, {}))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, *SMALL[name])), jnp.float32)
+    x = inputs(SMALL[name], 2, 5)
 
     def run(key, x):
         params = model.init(key)
         return params, model.apply(params, x, key)
 
-    params, outputs = jax.jit(jax.vmap(run))(jax.random.split(KEY, 2), x)
-    assert model.name == name and outputs.shape == (2, 5, 3) and np.isfinite(outputs).all()
+    run_both = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 0})
+    params, outputs = run_both(jax.random.split(KEY, 2), x)
+    places = TEXT if SMALL[name] == TEXT else ()
+    assert model.name == name and outputs.shape == (2, 5, *places, 3) and np.isfinite(outputs).all()
     assert not np.array_equal(outputs[0], outputs[1])
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
@@ -91,7 +138,10 @@ def test_drop_out_of_the_cnn_is_a_switch_that_leaves_the_weights_alone():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: make_model("cn", (8, 8, 1), 3), "linear, logistic, mlp, cnn, leaf_cnn. Perhaps you meant 'cnn'"),
+        (
+            lambda: make_model("cn", (8, 8, 1), 3),
+            "linear, logistic, mlp, cnn, leaf_cnn, .*transformer. Perhaps you meant 'cnn'",
+        ),
         (lambda: make_model("mlp", (8,), 3, hiden=(4,)), "option of mlp='hiden'.*'hidden'"),
         (lambda: make_model("logistic", (8,), 3, hidden=(4,)), "option of logistic='hidden'"),
         (lambda: cnn((28, 28), 10), r"input_shape=\(28, 28\) to be \(height, width, channels\)"),
@@ -100,6 +150,12 @@ def test_drop_out_of_the_cnn_is_a_switch_that_leaves_the_weights_alone():
         (lambda: mlp((4,), 10, (0,)), r"hidden\[0\]=0 > 0"),
         (lambda: cnn((8, 8, 1), 10, (4, -1)), r"channels\[1\]=-1 > 0"),
         (lambda: logistic((4,), 0), "num_classes=0 > 0"),
+        (lambda: resnet((8, 8, 1), 3, (12,)), r"channels=\(12,\) to be multiples of group_size=8"),
+        (lambda: resnet((8, 8), 3), r"\(height, width, channels\)"),
+        (lambda: mobilenet((8, 8, 1), 3, (4, 0)), r"channels\[1\]=0 > 0"),
+        (lambda: char_lstm((8, 8, 1), 3), r"to be \(length,\), a sequence"),
+        (lambda: char_gru((8,), 3, (4, 0)), r"hidden\[1\]=0 > 0"),
+        (lambda: transformer((8,), 3, width=10, heads=4), "width=10 to be a multiple of heads=4"),
     ],
 )
 def test_errors_name_the_value_and_the_remedy(build, message):

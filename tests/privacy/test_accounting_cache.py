@@ -82,6 +82,7 @@ def test_every_part_of_the_question_is_in_the_key(monkeypatch):
     changes = [{}, {"z": 1.1}, {"rounds": 11}, {"delta": 2e-3}, {"law": LAW._replace(rate=0.2)}, {"accountant": "rdp"}]
     changes += [{"law": SamplingLaw("fixed_size", 0.1, 100)}, {"law": SamplingLaw("cyclic", 0.1, 100)}]
     changes += [{"law": SamplingLaw("truncated_poisson", 0.1, 100, 30)}]
+    changes += [{"law": SamplingLaw("full", 1.0, 100), "rounds": 1}]  # one turn of the cyclic order, another relation
     for number, change in enumerate(changes, start=1):
         ask(**change)
         assert len(list(cache.folder().iterdir())) == number, change

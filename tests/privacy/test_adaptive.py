@@ -78,6 +78,16 @@ def test_a_client_sends_one_centred_bit_and_a_clipped_update():
         assert float(jnp.linalg.norm(sent["update"]["w"])) <= 2.0 * (1 + 2e-7)
 
 
+def test_a_loud_client_attains_the_bounds_that_the_noise_is_scaled_to():
+    """Neither looser nor tighter, for the update and the bit; C_t is the state, whatever clip_rate will make of it."""
+    stage, ctx, now = adaptive_clip(), context(clip=9.0, clip_rate=0.7), jnp.float32(2.0)
+    bounds = stage.bound(ctx, now, {"update": jnp.float32(np.inf)})
+    payload = {"update": {"w": jnp.full(4, 50.0)}, "weight": jnp.float32(1)}
+    sent, _, _ = stage.encode(None, ctx, payload, now, ())
+    assert float(jnp.linalg.norm(sent["update"]["w"])) == pytest.approx(float(bounds["payload"]), rel=1e-6)
+    assert abs(float(sent[BIT])) == float(bounds[BIT])
+
+
 def test_the_noise_of_a_round_is_scaled_to_the_norm_of_that_round():
     """The bound comes from the state with which the clients clipped, not from the one that the round leaves."""
     chain = recipes.private_average("adaptive")
@@ -97,7 +107,8 @@ def test_too_little_noise_on_the_bits_is_refused():
     params = tiny.model().init(jax.random.key(0))
     numbers = {"sampling_rate": 0.5, "clip": 1.0, "noise_multiplier": 1.0}
     assert round_.claims(Hparams(**numbers, clip_bit_noise=0.6), params).reason is None
-    assert "clip_bit_noise" in round_.claims(Hparams(**numbers, clip_bit_noise=0.5), params).reason
+    for too_little in (0.5, 0.4):  # nothing left for the update, and less than nothing
+        assert "clip_bit_noise" in round_.claims(Hparams(**numbers, clip_bit_noise=too_little), params).reason
 
 
 def test_layers_are_clipped_on_their_own_to_one_joint_bound():
@@ -161,3 +172,15 @@ def test_the_quantile_is_a_traced_number():
     base = Experiment()
     assert base.replace(**{"privacy.clip_quantile": 0.8}).structure() == base.structure()
     assert base.replace(**{"privacy.clipping": "per_layer"}).structure() != base.structure()
+
+
+def test_the_count_that_is_released_is_noised():
+    """C moves by the noise on the bits alone: its log has the std clip_rate sigma_b / E|cohort|, within 5 errors."""
+    chain = recipes.private_average("adaptive")
+    ctx = context(clip=1.0, noise_multiplier=1.0, clip_rate=0.2, clip_bit_noise=7.0)
+    states, _ = chain.init({"w": jnp.zeros(2)}, ctx.hparams)
+    ctx = ctx._replace(bounds=chain.bound(ctx, states, {"update": jnp.inf, "weight": jnp.inf}))
+    total = {"update": {"w": jnp.zeros(2)}, BIT: jnp.float32(0.0)}
+    keys = jax.random.split(jax.random.key(3), 4000)
+    after = jax.jit(jax.vmap(lambda key: chain.decode(key, ctx, total, None, states)[1][1]))(keys)
+    assert abs(np.log(after).std() / (0.2 * 7.0 / EXPECTED) - 1) < 5 / np.sqrt(2 * len(keys))  # false alarm 6e-7

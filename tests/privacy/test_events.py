@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fljax.core.check import FljaxError
-from fljax.core.types import SamplingLaw
-from fljax.privacy import make_event
+from fljax.core.types import Hparams, SamplingLaw
+from fljax.privacy import epsilon, make_event
+from fljax.privacy.noise import central_gaussian
 
 
 def test_poisson():
@@ -88,6 +89,21 @@ def test_keys_tell_events_apart():
     ]
     keys = {make_event(law, z, rounds).key for law in laws for z in (1.0, 1.0000001) for rounds in (10, 11)}
     assert len(keys) == 4 * len(laws)
+
+
+def test_a_cohort_that_stands_for_a_larger_one_refers_to_the_larger_population():
+    """Noise of z S C/C' on a cohort of C out of N: the event of z at the same rate in a population of N C'/C."""
+    noise = central_gaussian().claim(Hparams(noise_multiplier=1.5, noise_scale=0.1)).noise
+    event = make_event(SamplingLaw("truncated_poisson", 0.1, 100, 30), noise, 20)
+    same = make_event(SamplingLaw("poisson", 0.1, 1000), 1.5, 20)
+    assert (event.population, event.rate, event.noise, event.relation) == (1000, 0.1, 1.5, "add_or_remove_one")
+    assert event.dp_event == same.dp_event and "simulated population" in event.sampler
+    plain = central_gaussian().claim(Hparams(noise_multiplier=1.5)).noise
+    assert make_event(SamplingLaw("poisson", 0.1, 100), plain, 20).population == 100
+    with pytest.raises(FljaxError, match=r"delta=0.005 < 1/population = 0.001"):
+        epsilon(SamplingLaw("poisson", 0.1, 100), noise, 20, 0.005)
+    with pytest.raises(FljaxError, match=r"noise_scale=0.1.*Use Poisson cohorts"):
+        make_event(SamplingLaw("fixed_size", 0.1, 100), noise, 20)
 
 
 def test_no_noise_is_a_well_formed_event():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from fljax.core.transform import chain
+from fljax.core.transform import Noise, chain
 from fljax.core.types import Ctx, Hparams
 from fljax.privacy.clip import clip
 from fljax.privacy.noise import add_gaussian, central_gaussian
@@ -92,6 +92,13 @@ def test_noise_is_drawn_and_added_in_float32(dtype):
     assert noise.max() > 8.0 and noise.min() < -8.0
 
 
+def test_leaves_of_integers_are_noised_too():
+    """Whatever the type of a leaf: its release is float32 and as noisy as any other."""
+    noise = np.asarray(add_gaussian(KEY, {"count": jnp.zeros(10_000, jnp.int32)}, jnp.float32(0.4))["count"])
+    assert noise.dtype == np.float32
+    assert abs(noise.std() / 0.4 - 1) < 5 / np.sqrt(2 * noise.size)  # false alarm 6e-7
+
+
 def test_leaves_parts_rounds_and_runs_are_independent():
     parts = {"update": zeros(), "control": zeros()}
     a, b = (release_jit(key, parts)[0] for key in (KEY, jax.random.fold_in(KEY, 1)))
@@ -150,4 +157,4 @@ def test_noise_is_added_to_the_sum_and_hides_no_signal():
 
 def test_the_claim_is_the_multiplier():
     claim = central_gaussian().claim(Hparams(noise_multiplier=1.25))
-    assert (claim.noise_multiplier, claim.reason) == (1.25, None)
+    assert (claim.noise, claim.reason) == (Noise("gaussian", 1.25), None)

@@ -6,9 +6,11 @@ import math
 import pytest
 
 from fljax.core.check import FljaxError
+from fljax.core.transform import Noise
 from fljax.core.types import SamplingLaw
-from fljax.privacy import PrivacyStatement, epsilon, fixed_size_bound, state_privacy
-from fljax.privacy.statement import CAVEATS, NO_POPULATION, _round_up
+from fljax.privacy import PrivacyStatement, epsilon, fixed_size_bound, make_event, state_privacy
+from fljax.privacy.statement import CAVEATS, NO_POPULATION, PROVEN_FIXED_SIZE, TRUST, _round_up
+from fljax.privacy.validity import VALUES_ONLY
 
 LAW = SamplingLaw("poisson", 0.1, 100)
 
@@ -76,7 +78,11 @@ def test_fixed_size_says_its_premise_and_the_proven_bound():
     law = SamplingLaw("fixed_size", 0.1, 100)
     statement = state_privacy(law, 3.0, 20, 1e-3)
     assert statement.relation == "replace_one" and "half the noise" in statement.sampler
-    assert _round_up(fixed_size_bound(law, 3.0, 20, 1e-3)) in statement.caveats[0]
+    assert statement.epsilon == fixed_size_bound(law, 3.0, 20, 1e-3) > epsilon(law, 3.0, 20, 1e-3)
+    assert PROVEN_FIXED_SIZE in statement.caveats
+    everyone = state_privacy(SamplingLaw("fixed_size", 1.0, 100), 3.0, 20, 1e-3)  # both directions are the same
+    assert PROVEN_FIXED_SIZE not in everyone.caveats
+    assert everyone.epsilon == epsilon(SamplingLaw("fixed_size", 1.0, 100), 3.0, 20, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +106,78 @@ def test_contradictions_cannot_be_built(values, message):
 
 
 def test_values_only_never_reads_like_a_guarantee():
-    statement = PrivacyStatement("values_only", "the mask is private.", epsilon=1.0, delta=1e-5)
-    assert "no guarantee holds" in statement.sentence() and "-DP" not in statement.sentence()
+    statement = PrivacyStatement("values_only", VALUES_ONLY, epsilon=1.0, delta=1e-5)
+    assert statement.sentence().startswith("ε = 1 bounds the perturbed values conditional on the transmitted mask; ")
+    assert "no (ε,δ)-DP guarantee holds for the round" in statement.sentence() and "-DP per" not in statement.sentence()
+
+
+def test_values_only_is_never_stated_as_valid():
+    statement = state_privacy(LAW, 1.0, 100, 1e-3, values_only=VALUES_ONLY)
+    assert (statement.status, statement.reason) == ("values_only", VALUES_ONLY)
+    assert statement.epsilon == epsilon(LAW, 1.0, 100, 1e-3)
+    refused = state_privacy(LAW, 1.0, 100, 1e-3, ["The mask is private."], VALUES_ONLY)
+    assert (refused.status, refused.epsilon) == ("refused", None)
+
+
+def test_every_statement_warns_of_what_is_not_covered():
+    """Random numbers that an attacker might know, metrics without noise, and the choice of the best cell."""
+    for statement in (
+        state_privacy(LAW, 1.0, 10, 1e-3),
+        state_privacy(LAW, 0, 10, 1e-3),
+        PrivacyStatement("none", "r"),
+    ):
+        said = " ".join(statement.caveats)
+        assert "random numbers" in said and "not hardened" in said
+        assert "Metrics" in said and "not covered" in said
+        assert "sweep" in said and "not counted" in said
+
+
+SHARES = (("dimension", 64.0), ("l2", 1003.0), ("l1", 8024.0), ("unit", 1000.0), ("shares", 8.0))
+
+
+@pytest.mark.parametrize(
+    ("law", "noise", "says"),
+    [
+        (LAW, Noise("gaussian", 2.0), "The server is trusted"),
+        (LAW, Noise("gaussian", 40.0, "local"), "The server need not be trusted"),
+        (LAW, Noise("pure", 20.0, "local"), "The server need not be trusted"),
+        (SamplingLaw("fixed_size", 0.1, 100), Noise("skellam", 4.0, "distributed", SHARES), "at least 8 clients"),
+    ],
+)
+def test_a_statement_says_whom_its_clients_trust(law, noise, says):
+    statement = state_privacy(law, noise, 10, 1e-3)
+    assert (statement.status, statement.trust, statement.unit) == ("valid", noise.trust, "user")
+    assert sum(says in caveat for caveat in statement.caveats) == 1
+    others = [words[:24] for trust, words in TRUST.items() if trust != noise.trust]
+    assert not any(caveat.startswith(tuple(others)) for caveat in statement.caveats)
+
+
+@pytest.mark.parametrize("law", [LAW, SamplingLaw("truncated_poisson", 0.1, 100, 30)], ids=lambda law: law.kind)
+def test_a_cohort_that_stands_for_a_larger_one_is_that_of_the_larger_population(law):
+    """A tenth of the cohort: epsilon, delta and population are those of 1,000 clients, and the statement says so."""
+    noise = Noise("gaussian", 1.0, "central", (("noise_scale", 0.1),))
+    large = SamplingLaw("poisson", 0.1, 1000)
+    statement = state_privacy(law, noise, 100, None)
+    assert statement.epsilon == epsilon(large, 1.0, 100, 1000**-1.1) == state_privacy(large, 1.0, 100, None).epsilon
+    assert (statement.population, statement.delta) == (1000, pytest.approx(1000**-1.1))
+    (said,) = [c for c in statement.caveats if "stand for" in c]
+    assert "simulated population of 1000 clients and not of the 100" in said and "10 times as large" in said
+    assert "simulated population" in statement.sampler
+    assert not any("stand for" in c for c in state_privacy(large, 1.0, 100, None).caveats)
+    assert state_privacy(law, noise, 100, 2e-3).status == "refused"  # above 1 / 1000
+
+
+@pytest.mark.parametrize("kind", ["fixed_size", "cyclic", "full"])
+def test_only_poisson_cohorts_can_stand_for_larger_ones(kind):
+    law = SamplingLaw(kind, 1.0 if kind == "full" else 0.1, 100)
+    refused = state_privacy(law, Noise("gaussian", 1.0, "central", (("noise_scale", 0.1),)), 100, 1e-4)
+    assert refused.status == "refused" and f"noise_scale=0.1 to be 1 for sampler '{kind}'" in refused.reason
+
+
+def test_the_event_is_kept_beside_the_numbers():
+    statement = state_privacy(LAW, 1.0, 10, 1e-3)
+    assert statement.event == make_event(LAW, 1.0, 10) and "event" not in statement.to_dict()
+    assert state_privacy(LAW, 1.0, 10, 0.5).event is None
 
 
 def test_to_dict_is_json():

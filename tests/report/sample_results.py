@@ -28,8 +28,11 @@ def statement(epsilon, refused=False, **cell):
     }
 
 
-def make_sweep(folder, axes, seeds=3, refuse=lambda cell: False, **extra):
-    """Writes a sweep over the product of the axes; the accuracy is a known function of cell and seed."""
+def make_sweep(folder, axes, seeds=3, refuse=lambda cell: False, masks=(), **extra):
+    """Writes a sweep over the product of the axes; the accuracy is a known function of cell and seed.
+
+    masks: metrics of masks that the curves hold as well: the accuracy again.
+    """
     cells = [{}]
     for axis, values in axes.items():
         cells = [cell | {axis: value} for cell in cells for value in values]
@@ -42,7 +45,8 @@ def make_sweep(folder, axes, seeds=3, refuse=lambda cell: False, **extra):
             row = {"trial": len(rows), **cell, "run.seed": seed, "test_accuracy": level, "test_loss": 1 - level}
             row |= {"epsilon": said["epsilon"], "privacy_status": said["status"]}
             rows.append(row | {"uplink_bytes": round(1e6 * cell.get(KEEP, 1.0)), "downlink_bytes": 2_000_000})
-            curves += [{"trial": row["trial"], "round": r, "test_accuracy": level * r / 30} for r in (10, 20, 30)]
+            seen = {r: dict.fromkeys(("test_accuracy", *masks), level * r / 30) for r in (10, 20, 30)}
+            curves += [{"trial": row["trial"], "round": r} | values for r, values in seen.items()]
     manifest = {"name": "demo", "kind": "sweep" if len(rows) > 1 else "run", "title": "Demo", "axes": list(axes)}
     manifest |= {"privacy": privacy, "experiment": {"run": {"rounds": 30}}, "timing": {"steady_s": 75.0}}
     manifest |= {"provenance": {"command": "fljax sweep demo.toml", "commit": "abc", "dirty": False}, "fljax": "0"}

@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from sample_results import EPS, KEEP, SOURCE, make_sweep
 
-from fljax.report.figures import axis_ticks, curves_figure, metric_figure, write_figures
+from fljax.report.figures import axis_ticks, curves_figure, metric_figure
+from fljax.report.files import write_figures
 from fljax.report.page import write_report
 from fljax.report.plan import caption, make_plan
 from fljax.report.style import svg_text
@@ -16,7 +17,7 @@ from fljax.report.style import svg_text
 
 def test_figures_are_files(sweep):
     drawn = write_figures(sweep, sweep.folder / "figures")
-    assert list(drawn) == ["main", "curves", "communication", "heat_map"]
+    assert list(drawn) == ["main", "curves", "communication", "heat_map", "sources"]
     for name in drawn:
         for stem in (name, f"{name}-wide"):
             svg = sweep.folder / "figures" / f"{stem}.svg"
@@ -63,14 +64,15 @@ def test_small_print(sweep):
         ({EPS: ["2.0", "none"]}, ["main", "curves", "communication"]),
         ({"client.lr": [0.01, 0.1, 1.0]}, ["main", "curves", "communication"]),
         ({"robust.rule": ["mean", "median"], "robust.attack": ["none", "flip"]}, 4),
-        ({EPS: [1.0, 2.0], KEEP: [0.5, 1.0], SOURCE: ["a", "b"], "client.lr": [0.1, 1.0]}, 4),
+        ({EPS: [1.0, 2.0], KEEP: [0.5, 1.0], SOURCE: ["a", "b"], "client.lr": [0.1, 1.0]}, 5),
     ],
 )
 def test_report_adapts_to_the_axes(no_png, tmp_path, axes, names):
     results = make_sweep(tmp_path, axes, seeds=2)
     plan = make_plan(results, "test_accuracy")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    drawn = [n for n in ("main", "curves", "communication", "heat_map") if (tmp_path / f"figures/{n}.svg").exists()]
+    every = ("main", "curves", "communication", "heat_map", "sources", "masks")
+    drawn = [n for n in every if (tmp_path / f"figures/{n}.svg").exists()]
     assert drawn == names or len(drawn) == names
     assert page.count("<svg") == 2 * len(drawn)
     if len(axes) == 4:  # one axis too many to draw: fixed at its best value, and said

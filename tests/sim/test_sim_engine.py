@@ -119,6 +119,6 @@ def test_steady_time_leaves_out_the_first_call():
 
 
 def test_bytes_are_counted_exactly_where_int32_would_overflow():
-    many = np.full(3, 2**20, np.int32)
-    history = {"answered": many, "uplink_values": many, "contacted": many, "downlink_values": 2 * many}
-    assert bytes_sent(history) == (3 * 4 * 2**40, 3 * 8 * 2**40)
+    many = np.full(3, 2**30, np.int32)
+    history = {"uplink_kib": many, "uplink_rest": many, "downlink_kib": many, "downlink_rest": 0 * many}
+    assert bytes_sent(history) == (3 * (2**40 + 2**30), 3 * 2**40)

@@ -189,7 +189,7 @@ def claims(*stages: UpdateTransform, clip_at: float = 0.4, aggregator: Aggregato
     round = make_round(sampler=sampler, local=local, transform=chain(*stages), aggregator=aggregator)
     h = Hparams(clip=clip_at, noise_multiplier=1.3)
     claim = round.claims(h, tiny.model().init(jax.random.key(0)))
-    return state_privacy(round.law(h), claim.noise_multiplier, 10, DELTA, [claim.reason] if claim.reason else [])
+    return state_privacy(round.law(h), claim.noise, 10, DELTA, [claim.reason] if claim.reason else [])
 
 
 def silent() -> UpdateTransform:

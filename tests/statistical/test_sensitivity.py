@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fljax import recipes
-from fljax.core.transform import UpdateTransform, chain, no_claim, pass_decode, stateless, total_bound
+from fljax.core.transform import Noise, UpdateTransform, chain, no_claim, pass_decode, stateless, total_bound
 from fljax.data.federated import FederatedData
 from fljax.privacy.clip import clip
 from fljax.privacy.noise import central_gaussian
@@ -229,5 +229,5 @@ def _chain_bound(place):
     shapes = jax.eval_shape(quantised(place).transcript, jnp.int32(0), KEY, state, tiny.pack(tiny.clients()), h)
     assert shapes.public["bound"].shape == ()
     claim = quantised(place).claims(tiny.HPARAMS, state.params)
-    assert claim.reason is None and claim.noise_multiplier == tiny.HPARAMS.noise_multiplier
+    assert claim.reason is None and claim.noise == Noise("gaussian", tiny.HPARAMS.noise_multiplier)
     return jax.jit(lambda: quantised(place).transcript(0, KEY, state, tiny.pack(tiny.clients()), h).public["bound"])()

@@ -19,7 +19,7 @@ SLACK = 1e-4
 VARIANTS = {
     "adaptive": lambda: recipes.private_average("adaptive"),
     "per_layer": lambda: recipes.private_average("per_layer"),
-    "weighted": lambda: recipes.private_average(average=bounded_average(4, 6.0, tiny.POPULATION)),
+    "weighted": lambda: recipes.private_average(average=bounded_average(4, 6.0, tiny.POPULATION), weighted=True),
 }
 HOSTILE = [
     lambda x: x,

@@ -1,0 +1,216 @@
+"""Mistakes in noise that is correlated over rounds, in record-level steps, in masks that are judged, and in audits."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+MECHANISMS, CORRELATED = "fljax/privacy/mechanisms.py", "fljax/privacy/correlated.py"
+RECORD, DPSGD = "fljax/privacy/record.py", "fljax/client/dpsgd.py"
+VALIDITY, ESTIMATE = "fljax/privacy/validity.py", "fljax/audit/estimate.py"
+
+T_CORRELATED, T_ESTIMATE = "tests/privacy/test_correlated.py::", "tests/audit/test_audit_estimate.py::"
+T_VALIDITY = "tests/privacy/test_validity.py::"
+T_RECORD, T_DPSGD = "tests/privacy/test_record.py::", "tests/client/test_dpsgd.py::"
+
+CORRELATION = (
+    Mutant(
+        "tree_draws_again",
+        38,
+        "a node of the tree is subtracted with other numbers than it was added with",
+        CORRELATED,
+        "add_gaussian(jax.random.wrap_key_data(keys[level]), nothing",
+        "add_gaussian(jax.random.fold_in(key, level + 1), nothing",
+        T_CORRELATED + "test_streamed_noise_of_the_tree_is_that_of_its_definition",
+    ),
+    Mutant(
+        "tree_never_ends",
+        38,
+        "one tree spans all rounds, and a client is in it more often than is accounted",
+        CORRELATED,
+        "t = ctx.round % epoch + 1",
+        "t = ctx.round + 1",
+        T_CORRELATED + "test_no_client_of_the_cyclic_sampler_spends_more_than_is_accounted",
+    ),
+    Mutant(
+        "tree_height_unaccounted",
+        38,
+        "a client is accounted as if it were in one node of the tree",
+        MECHANISMS,
+        "height = min(epoch, rounds).bit_length()",
+        "height = 1",
+        T_CORRELATED + "test_one_participation_in_a_tree_costs_its_height",
+    ),
+    Mutant(
+        "strategy_not_normalised",
+        38,
+        "the strategy is scaled to a first coefficient of 1 instead of columns of norm 1",
+        CORRELATED,
+        "return found / np.linalg.norm(found)",
+        "return found / found[0]",
+        T_CORRELATED + "test_columns_of_a_strategy_have_norm_one",
+    ),
+    Mutant(
+        "bands_without_participations",
+        38,
+        "clients may come again while their bands still overlap",
+        MECHANISMS,
+        "if bands > apart:",
+        "if bands < 0:",
+        T_CORRELATED + "test_laws_under_which_clients_come_again_too_early_are_refused",
+    ),
+    Mutant(
+        "bands_without_separation",
+        38,
+        "a strategy is built for a sampler whose clients come again too early",
+        CORRELATED,
+        "if apart < bands:",
+        "if bands < 0:",
+        T_CORRELATED + "test_what_cannot_be_promised_is_refused_when_it_is_built",
+    ),
+)
+
+RECORDS = (
+    Mutant(
+        "record_noise_without_clip",
+        39,
+        "the noise of a local step is z, whatever the clip is",
+        RECORD,
+        "jnp.where(multiplier > 0, multiplier * clip, 0.0)",
+        "multiplier",
+        T_RECORD + "test_noise_has_the_standard_deviation_z_times_s",
+    ),
+    Mutant(
+        "examples_are_not_clipped",
+        39,
+        "the gradient of an example enters the sum whole",
+        "fljax/privacy/jaxprivacy.py",
+        "l2_clip_norm=clip,",
+        "l2_clip_norm=clip + jnp.inf,",
+        T_RECORD + "test_one_example_moves_the_sum_by_at_most_the_clip",
+    ),
+    Mutant(
+        "padding_examples_count",
+        14,
+        "empty places of a local batch count as examples",
+        "fljax/privacy/jaxprivacy.py",
+        "is_padding_example=batch.mask == 0",
+        "is_padding_example=batch.mask < 0",
+        T_RECORD + "test_what_is_in_padding_does_not_matter",
+    ),
+    Mutant(
+        "realised_batch",
+        39,
+        "a local step divides by the number of examples that were drawn",
+        DPSGD,
+        "lambda g: g / size, total",
+        "lambda g: g / jnp.maximum(jnp.sum(batch.mask), 1.0), total",
+        T_DPSGD + "test_one_example_moves_one_step_by_at_most_the_clip",
+    ),
+    Mutant(
+        "one_noise_for_all_steps",
+        17,
+        "all local steps of a round add the same noise",
+        DPSGD,
+        "jax.random.fold_in(key, i), loss, params",
+        "key, loss, params",
+        T_DPSGD + "test_noise_of_all_steps_is_z_s_over_b",
+    ),
+    Mutant(
+        "batches_of_fixed_size",
+        20,
+        "local batches have a fixed size, and are accounted as Poisson samples",
+        DPSGD,
+        "return positions, -lowest < jnp.minimum(1.0, batch_size / jnp.maximum(size, 1))",
+        "return positions, jnp.arange(slots) < jnp.minimum(batch_size, size)",
+        T_DPSGD + "test_batches_are_poisson_samples_of_the_clients_own_examples",
+    ),
+    Mutant(
+        "steps_unaccounted",
+        39,
+        "the local steps of a round are claimed to be one",
+        DPSGD,
+        '("steps", float(steps))',
+        '("steps", 1.0)',
+        T_DPSGD + "test_the_claim_is_noise_at_record_level",
+    ),
+    Mutant(
+        "rounds_of_records",
+        39,
+        "the event counts rounds, not the local steps in them",
+        MECHANISMS,
+        "rounds=turns * steps,",
+        "rounds=turns,",
+        T_RECORD + "test_epsilon_of_one_client_is_that_of_the_literature",
+    ),
+    Mutant(
+        "epsilon_of_the_largest_client",
+        39,
+        "epsilon is that of the client with the most examples, who spends least",
+        RECORD,
+        "with_size(noise, int(held.min()))",
+        "with_size(noise, int(held.max()))",
+        T_RECORD + "test_the_question_of_the_smallest_client",
+    ),
+)
+
+AUDITS = (
+    Mutant(
+        "audit_of_another_delta",
+        40,
+        "the certified bound is taken at a delta of its own",
+        ESTIMATE,
+        "float(bound(significance=SIGNIFICANCE, delta=delta))",
+        "float(bound(significance=SIGNIFICANCE, delta=delta / 1000))",
+        T_ESTIMATE + "test_published_bounds_of_normal_quantiles",
+    ),
+    Mutant(
+        "audit_assumes_gaussian",
+        40,
+        "the bound of a Gaussian claim is used whatever is claimed",
+        ESTIMATE,
+        "bound = auditor.epsilon_one_run_fdp if gaussian else auditor.epsilon_one_run",
+        "bound = auditor.epsilon_one_run_fdp",
+        T_ESTIMATE + "test_published_bounds_of_normal_quantiles",
+    ),
+    Mutant(
+        "audit_counts_the_absent",
+        40,
+        "canaries that are out count as scores of canaries that are in",
+        ESTIMATE,
+        "used = (scores * signs)[signs != 0]",
+        "used = np.abs(scores) * np.where(signs == 0, 1.0, signs)",
+        T_ESTIMATE + "test_the_estimate_uses_only_canaries_that_are_in",
+    ),
+    Mutant(
+        "audit_in_one_direction",
+        40,
+        "epsilon is read off one direction of the two distributions",
+        ESTIMATE,
+        "return max(there, back) - delta",
+        "return min(there, back) - delta",
+        T_ESTIMATE + "test_unequal_deviations_by_numerical_integration",
+    ),
+)
+
+JUDGED = (
+    Mutant(
+        "private_masks_are_fine",
+        35,
+        "masks that clients compute from private data cost nothing",
+        VALIDITY,
+        'if source != "exact" or support == "dense"',
+        'if source != "none" or support == "dense"',
+        T_VALIDITY + "test_judge",
+    ),
+    Mutant(
+        "values_only_for_the_server",
+        35,
+        "a server that noises what private masks kept states an epsilon of the values",
+        VALIDITY,
+        'if trust == "local":',
+        'if trust in ("local", "central"):',
+        T_VALIDITY + "test_judge",
+    ),
+)
+
+MUTANTS = (*CORRELATION, *RECORDS, *AUDITS, *JUDGED)
