@@ -71,12 +71,15 @@ def compiled_round(work: Workload, variant: Variant, args: argparse.Namespace) -
     return Measured(program, compile_s, call)
 
 
-def compiled_central(work: Workload) -> Measured:
-    """The same number of SGD steps as a round, without federation."""
+def compiled_central(work: Workload, variant: Variant) -> Measured:
+    """The same number of SGD steps as a round, without federation, of the same (perhaps physically small) model."""
     steps = work.cohort * work.steps
     rows = np.arange(steps * work.batch).reshape(steps, work.batch) % work.data.x.shape[0]
     x, y = work.data.x[rows], work.data.y[rows]
     params = work.model.init(jax.random.key(0))
+    if variant.execution == "compact" and variant.keep is not None and work.model.groups is not None:
+        counts = work.model.groups.counts(variant.keep)
+        params = work.model.groups.extract(params, {group: np.arange(n) for group, n in counts.items()})
     start = time.perf_counter()
     program = jax.jit(central(work)).lower(params, x, y).compile()
     return Measured(program, time.perf_counter() - start, lambda: timed(program, params, x, y)[0])
@@ -84,7 +87,7 @@ def compiled_central(work: Workload) -> Measured:
 
 def measure(work: Workload, variant: Variant, args: argparse.Namespace) -> dict[str, Any]:
     """All programs in turn, so that whatever else the machine does hits all; the first turn warms up."""
-    programs = [compiled_round(work, variant, args), compiled_central(work)]
+    programs = [compiled_round(work, variant, args), compiled_central(work, variant)]
     if variant != Variant():
         programs.append(compiled_round(work, Variant(), args))
     turns = np.array([[p.call() for p in programs] for _ in range(args.calls + 1)])[1:]

@@ -163,9 +163,11 @@ def run_cohort(parts: Parts, ctx: Ctx, sent: Sent, slots: Slots, table: PyTree, 
 
 
 def _run(
-    parts: Parts, ctx: Ctx, sent: Sent, slots: Slots, table: PyTree, data: Any, collect: str, whole: bool = False
+    parts: Parts, ctx: Ctx, sent: Sent, slots: Slots, table: PyTree, data: Any, collect: str, model: PyTree = None
 ) -> Collected:
-    size = tree.num_elements(sent.params)
+    """Runs the slots. model: where the parameters are those of a sub-model, the whole model's, like which it runs:
+    convolutions of few channels gain nothing from being batched over clients."""
+    whole, size = model is not None, tree.num_elements(sent.params if model is None else model)
     chunk = auto_chunk(size, parts.capacity) if parts.perf.chunk is None else parts.perf.chunk
 
     def one(slot: Slots, own: PyTree):  # ONE client: no client axis in scope
@@ -267,7 +269,7 @@ def _run_block(parts: Parts, ctx: Ctx, sent: Sent, slots: Slots, table: PyTree, 
     assert sub is not None
     full = all(counts[g] == n for g, n in sub.groups.sizes)
     small = sent if full else sent._replace(params=sub.groups.extract(sent.params, kept))
-    seen = _run(parts, ctx._replace(support=None), small, slots, table, data, "sum", whole=True)
+    seen = _run(parts, ctx._replace(support=None), small, slots, table, data, "sum", sent.params)
     if full:
         return seen
     like = jax.tree.structure(small.params)
