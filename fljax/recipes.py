@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from fljax.client.dpsgd import dpsgd_update
 from fljax.client.prox import ditto_update, fedprox_update
 from fljax.client.scaffold import scaffold_update
 from fljax.client.sgd import Training, fedavg_update, fedsgd_update
@@ -21,13 +22,18 @@ from fljax.compress.quantise import quantise, sign_quantise
 from fljax.compress.sparsify import rand_k, top_k
 from fljax.core.check import one_of
 from fljax.core.transform import UpdateTransform, chain
+from fljax.core.tree import num_elements
 from fljax.core.types import LocalUpdate, Round
 from fljax.dropout.baselines import ordered_dropout, random_dropout, rescale, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout as fisher_submodel
 from fljax.dropout.sources import random_per_client
 from fljax.privacy.adaptive import adaptive_clip, bit_share
 from fljax.privacy.clip import clip
+from fljax.privacy.correlated import banded_noise, tree_noise
+from fljax.privacy.distributed import distributed_noise
+from fljax.privacy.local import local_gaussian
 from fljax.privacy.noise import central_gaussian
+from fljax.privacy.record import private_gradient
 from fljax.server.average import coordinate_average, expected_average, realised_average
 from fljax.server.clients import Tiers
 from fljax.server.optim import server_optimiser
@@ -147,6 +153,54 @@ def fed_smp(training: Training, sampler: Sampler, **parts: Any) -> Round:
     by the server. (``hparams.compress_rate``, ``hparams.clip``, ``hparams.noise_multiplier``)
     """
     return _round(sampler, fedavg_update(training), private_average(first=[rand_k()]), parts)
+
+
+def dp_ftrl(training: Training, sampler: Sampler, rounds: int, bands: int | None = None, **parts: Any) -> Round:
+    """DP-FTRL: clients in a cyclic order, noise that is correlated over the rounds. Kairouz et al., ICML 2021.
+
+    Args:
+      rounds: T.
+      bands: of a banded strategy (Choquette-Choo et al., NeurIPS 2023; needs ``fljax[dp]``), None for a tree.
+    """
+    noise = tree_noise(rounds, sampler) if bands is None else banded_noise(rounds, bands, sampler)
+    return _round(sampler, fedavg_update(training), private_average(noise=noise), parts)
+
+
+def local_dp_fedavg(training: Training, sampler: Sampler, **parts: Any) -> Round:
+    """FedAvg under local differential privacy: every client clips and noises its own upload, and trusts nobody.
+
+    Dwork and Roth, 2014, on each upload by itself; sampling amplifies nothing. (``hparams.clip``, ``noise_multiplier``)
+    """
+    return _round(sampler, fedavg_update(training), private_average(noise=local_gaussian()), parts)
+
+
+def distributed_dp_fedavg(
+    training: Training,
+    sampler: Sampler,
+    kind: str = "discrete_gaussian",
+    min_survivors: int | None = None,
+    bits: int = 16,
+    **parts: Any,
+) -> Round:
+    """FedAvg under distributed differential privacy: integer shares of noise by the clients, and a secure sum.
+
+    Kairouz, Liu, Steinke, ICML 2021 (``discrete_gaussian``); Agarwal, Kairouz, Liu, NeurIPS 2021 (``skellam``).
+
+    Args:
+      min_survivors: clients that answer at the least, default the cohort; with fewer a round is aborted.
+      bits: of one value; sums wrap around at 2^bits.
+    """
+    size = num_elements(training.model.shapes())
+    noise = distributed_noise(kind, size, sampler, min_survivors, bits)
+    return _round(sampler, fedavg_update(training), private_average(noise=noise), parts)
+
+
+def record_dp_fedavg(training: Training, sampler: Sampler, **parts: Any) -> Round:
+    """FedAvg of clients that train by DP-SGD: each example is private, also from the server. Needs ``fljax[dp]``.
+
+    Abadi et al., CCS 2016, at every client by itself; its updates may be averaged in any way.
+    """
+    return _round(sampler, dpsgd_update(training, private_gradient), realised_average(), parts)
 
 
 def fisher_dropout(
