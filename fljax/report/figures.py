@@ -123,7 +123,8 @@ def _looks(plan: Plan, table: Table) -> list[tuple[int, int]]:
     looks = []
     for values in table.column_values:
         places = [level.index(v) for level, v in zip(levels, values, strict=True)] + [0, 0]
-        looks.append((places[0] % len(style.COLOURS), places[1] % len(style.LINES)))
+        turn = places[0] // len(style.COLOURS)  # colours that are used again come with another line style
+        looks.append((places[0] % len(style.COLOURS), (places[1] + turn) % len(style.LINES)))
     return looks
 
 
@@ -137,7 +138,9 @@ def _legend(figure: Figure, axes: Axes, plan: Plan, table: Table) -> None:
         for place, value in enumerate(dict.fromkeys(values[depth] for values in table.column_values)):
             if depth == 0:
                 colour = place % len(style.COLOURS)
-                look = {"color": style.COLOURS[colour], "marker": style.MARKERS[colour]}
+                line = place // len(style.COLOURS) % len(style.LINES)
+                look = {"color": style.COLOURS[colour], "marker": style.MARKERS[colour], "ls": style.LINES[line]}
+                look |= {"markerfacecolor": "none"} if line % 2 else {}
             else:
                 hollow = {"marker": "o", "markerfacecolor": "none"} if place % 2 else {"marker": "o"}
                 look = {"color": style.INK, "ls": style.LINES[place % len(style.LINES)], **hollow}

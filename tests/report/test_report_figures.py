@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 from sample_results import EPS, KEEP, SOURCE, make_sweep
 
-from fljax.report.figures import axis_ticks, curves_figure, metric_figure
+from fljax.report.figures import _looks, axis_ticks, curves_figure, metric_figure
 from fljax.report.files import write_figures
 from fljax.report.page import write_report
 from fljax.report.plan import caption, make_plan
@@ -86,3 +87,9 @@ def test_figures_of_an_earlier_report_go(no_png, tmp_path):
     results = make_sweep(tmp_path / "results", {}, seeds=1)
     write_figures(results, tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["curves-wide.png", "curves.png", "mine.png"]
+
+
+def test_colours_that_come_again_have_another_line():
+    """Sixteen series, seven colours: no two look alike."""
+    plan, table = SimpleNamespace(series=["x"]), SimpleNamespace(column_values=[(i,) for i in range(16)])
+    assert len(set(_looks(plan, table))) == 16
