@@ -71,11 +71,12 @@ def remember(compute: Callable[[], float], kind: str, **parts: object) -> float:
         value = float(compute())
         question = _question(kind, parts)
         with contextlib.suppress(OSError):
-            _write(_file(question), json.dumps({"question": question, "value": value}))
+            write(_file(question), json.dumps({"question": question, "value": value}))
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Writes a file atomically, so that two processes leave one whole file; makes its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,7 +183,7 @@ def banded_strategy(rounds: int, bands: int) -> np.ndarray:
     if found is None:
         found = jaxprivacy.banded_coefficients(rounds, bands)
         with contextlib.suppress(OSError):
-            _write(path, json.dumps({"question": question, "coefficients": found.tolist()}))
+            cache.write(path, json.dumps({"question": question, "coefficients": found.tolist()}))
     return found / np.linalg.norm(found)
 
 
@@ -198,20 +196,6 @@ def _read(path: Path, question: dict) -> np.ndarray | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if trusted and np.isfinite(found).all() and found[0] > 0 else None
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomically, so that two processes leave one whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 # ---- both ------------------------------------------------------------------------------------------------------------
