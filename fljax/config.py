@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fljax.core import html
 from fljax.core.check import FljaxError
 from fljax.core.types import Hparams
 from fljax.sections import (
@@ -78,6 +79,16 @@ class Experiment(Section):
             raise ValueError("compress needs noise by the server: clients that add their own send all values in full")
         if self.dropout.source == "paid" and self.privacy.mechanism != "central_gaussian":
             raise ValueError('dropout.source = "paid" needs privacy.mechanism = "central_gaussian"')
+        if self.dropout.source == "gumbel" and self.privacy.mechanism != "central_gaussian":
+            raise ValueError('dropout.source = "gumbel" needs privacy.mechanism = "central_gaussian": a server picks')
+        if self.dropout.report_epsilon is not None and not self.privacy.mechanism.startswith("local_"):
+            raise ValueError("dropout.report_epsilon pays for what uploads of local noise tell; leave it out")
+        if self.dropout.widths and (self.perf.dropout == "compact" or self.client.algorithm == "fedsgd"):
+            raise ValueError('dropout.widths change at every local step; set perf.dropout = "masked", and no fedsgd')
+        if self.dropout.widths and (self.dropout.rescale or self.client.present_classes):
+            raise ValueError("dropout.widths have a loss of their own; leave out dropout.rescale and present_classes")
+        if self.dropout.widths and self.privacy.mechanism == "record_gaussian":
+            raise ValueError("dropout.widths have a loss of their own, which record_gaussian does not noise by example")
         if self.dropout.source == "self_released" and self.privacy.mechanism != "local_gaussian":
             raise ValueError('dropout.source = "self_released" needs privacy.mechanism = "local_gaussian"')
         if self.dropout.source != "none" and not self.compress.with_masks:
@@ -89,8 +100,16 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _streamed_data_are_of_one_run(self) -> Experiment:
+        if self.data.streamed and self.sweep is not None:
+            raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _tiers_are_classes(self) -> Experiment:
         d, count = self.dropout, len(self.devices.uplink)
+        if count and (d.tiers_redrawn or d.tiers_by != "devices"):
+            raise ValueError("devices are fixed classes; leave out dropout.tiers_redrawn and dropout.tiers_by")
         if d.tiers == "resources" and count == 0:
             raise ValueError('dropout.tiers = "resources" needs devices.uplink, devices.downlink and devices.compute')
         if count and d.tiers not in ("resources", (1.0,)) and len(d.tiers) != count:
@@ -124,17 +143,24 @@ class Experiment(Section):
         if (upload := values.pop("upload_epsilon")) is not None:
             values["noise_multiplier"] = 1.0 / upload
         numbers: dict[str, Any] = {k: 0.0 if v is None else v for k, v in values.items()}
-        return Hparams(**numbers)
+        del numbers["support_keep"]
+        tiers = () if isinstance(self.dropout.tiers, str) else self.dropout.relative_tiers()
+        extra = {f"tier_{k}": rate for k, rate in enumerate(tiers)} if len(tiers) > 1 else {}
+        return Hparams(**numbers | {"keep_rate": self.dropout.widest}, extra=extra)
 
     def structure(self) -> str:
         """What decides which program is compiled: every field that is neither traced, nor a seed, nor speed."""
         tree = self.model_dump(mode="json", exclude={"name", "title", "seed", "sweep", "perf", "controls"})
         for _, (section, field), _ in _marked(self):
             del tree[section][field]
+        d = self.dropout
         if self.perf.dropout == "compact":  # shapes follow from these
-            tree["compact"] = (self.dropout.keep_rate, self.dropout.warmup_rounds)
-        if self.dropout.tiers == "resources":  # the tiers' rates follow from it
-            tree["resources"] = self.dropout.keep_rate
+            tree["compact"] = (d.keep_rate, d.support_keep, d.warmup_rounds)
+        elif not isinstance(d.tiers, str):  # their rates are traced
+            tree["dropout"]["tiers"] = len(d.tiers)
+        if d.source == "gumbel":  # epsilon follows from these
+            tree["choices"] = (d.keep_rate, d.support_keep, d.choice_rho, d.warmup_rounds, d.refresh_rounds)
+        tree["distilled"] = d.distill is not None
         for field in ("epsilon", "delta"):
             del tree["privacy"][field]
         return json.dumps(tree, sort_keys=True)
@@ -142,8 +168,32 @@ class Experiment(Section):
     def fingerprint(self) -> str:
         """Hash of everything that can change a result; flags of speed and names are left out."""
         tree = self.model_dump(mode="json", exclude={"name", "title", "perf", "controls"})
-        tree["data"].pop("dir")
+        for field in ("dir", "streamed"):
+            tree["data"].pop(field)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was set, section by section, and which numbers never recompile."""
+        tree = self.model_dump(exclude_unset=True, exclude={"name", "title"})
+        plain = {k: v for k, v in tree.items() if not isinstance(v, dict)}
+        rows: list[tuple[str, Any]] = [] if "rounds" in plain else [("rounds", self.rounds)]
+        rows += plain.items()
+        for section, fields in tree.items():
+            if isinstance(fields, dict) and fields:
+                rows.append((f"[{section}]", ", ".join(f"{k} = {_short(v)}" for k, v in fields.items())))
+        traced = [f"{s}.{f}" for _, (s, f), _ in _marked(self) if f in tree.get(s, {})]
+        note = f"Never recompiled when changed: {', '.join(traced)}." if traced else ""
+        body = html.pairs(rows) + (html.paragraph(note, soft=True) if note else "")
+        return html.card(self.title or self.name, body, note=f"an experiment, {self.name}")
+
+
+def _short(value: Any) -> str:
+    """A value of a field in one line; deeper tables are written in the manner of TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_short(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _marked(experiment: Experiment) -> Iterator[tuple[Traced, tuple[str, str], Any]]:

@@ -24,9 +24,11 @@ from fljax.core.check import one_of
 from fljax.core.transform import UpdateTransform, chain
 from fljax.core.tree import num_elements
 from fljax.core.types import LocalUpdate, Round
-from fljax.dropout.baselines import ordered_dropout, random_dropout, rescale, rolling_dropout
+from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout as fisher_submodel
+from fljax.dropout.information import Learner
 from fljax.dropout.sources import random_per_client
+from fljax.dropout.widths import random_widths
 from fljax.privacy.adaptive import adaptive_clip, bit_share
 from fljax.privacy.clip import clip
 from fljax.privacy.correlated import banded_noise, tree_noise
@@ -212,23 +214,57 @@ def fisher_dropout(
     from updates that were already released, so that it costs no privacy (``fljax.dropout.fisher``).
 
     Args:
-      source: ``fisher``, or ``random`` for the control (Federated Dropout with a shared mask).
+      source: ``fisher``; ``random`` for the control (Federated Dropout with a shared mask); ``magnitude`` for the
+        largest weights of the released model.
       forward: ``submodel`` or ``upload_only``.
     """
-    choose = fisher_submodel if source == "fisher" else random_dropout
-    return dp_fedavg(training, sampler, submodel=choose(training.model.groups, forward), **parts)
+    sources = {"fisher": fisher_submodel, "random": random_dropout, "magnitude": magnitude_dropout}
+    one_of(sources, source=source)
+    return dp_fedavg(training, sampler, submodel=sources[source](training.model.groups, forward), **parts)
 
 
-def federated_dropout(training: Training, sampler: Sampler, tiers: Tiers | None = None, **parts: Any) -> Round:
+def federated_dropout(training: Training, sampler: Sampler, **parts: Any) -> Round:
     """Federated Dropout: every client trains a random sub-model of its own. Caldas et al., 2018.
-
-    Args:
-      tiers: keep rates by device class, with which it is FedDrop (Wen, Jeon, Huang, 2021); default one for all.
 
     Every coordinate is divided by the expected number of clients that hold it, a public constant.
     """
     submodel, average = random_per_client(training.model.groups), coordinate_average("inverse")
-    return _round(sampler, fedavg_update(training), average, {"submodel": submodel, "tiers": tiers, **parts})
+    return _round(sampler, fedavg_update(training), average, {"submodel": submodel, **parts})
+
+
+def feddrop(training: Training, sampler: Sampler, tiers: Tiers, **parts: Any) -> Round:
+    """FedDrop: Federated Dropout with keep rates by the communication and computation of a client's class of devices.
+
+    Wen, Jeon, Huang, "Federated dropout: a simple approach for enabling federated learning on resource constrained
+    devices", 2021. ``sim.devices.rates_from_resources`` gives such rates.
+
+    Args:
+      tiers: keep rate of each class, and the class of each client.
+    """
+    return federated_dropout(training, sampler, tiers=tiers, **parts)
+
+
+def fjord(
+    training: Training,
+    sampler: Sampler,
+    tiers: Tiers | None = None,
+    widths: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
+    distill: bool = False,
+    **parts: Any,
+) -> Round:
+    """FjORD: every local step trains the first neurons of each layer, a random share of them. Horváth et al., 2021.
+
+    A client sends its widest sub-model; coordinates are averaged over the clients that hold them.
+
+    Args:
+      tiers: widest share of each class of devices; default all.
+      widths: shares that a step may draw. distill: narrow sub-models learn from the widest too, with the weight
+        ``hparams.distill``.
+    """
+    learner = Learner(training.model.apply, training.loss, training.model.groups)
+    local = fedavg_update(training._replace(objective=random_widths(learner, widths, distill)))
+    named = {"submodel": ordered_dropout(training.model.groups), "tiers": tiers, **parts}
+    return _round(sampler, local, coordinate_average("count"), named)
 
 
 def heterofl(training: Training, sampler: Sampler, tiers: Tiers, **parts: Any) -> Round:
@@ -236,6 +272,7 @@ def heterofl(training: Training, sampler: Sampler, tiers: Tiers, **parts: Any) -
 
     Coordinates are averaged over the clients that hold them, hidden neurons are scaled up by 1 / keep rate while a
     client trains, and logits of classes that it does not have are held at 0. The averaging by counts rules epsilon out.
+    Tiers with ``redrawn`` are its dynamic rates.
     """
     groups = training.model.groups
     local = fedavg_update(training._replace(scaler=rescale(groups), present_classes=True))

@@ -32,6 +32,8 @@ class Training(NamedTuple):
     epochs | steps: exactly one of them. batch_size: B, or None for full batches.
     scaler: (ctx, params) -> the parameters that the forward pass uses, or None (HeteroFL's rescaled sub-models).
     present_classes: logits of classes that a client has no example of are held at 0 (HeteroFL's masked loss).
+    objective: (key, ctx, params, batch) -> () loss of one step, in the place of the mean loss of the batch, or None;
+      with it neither scaler nor present_classes is used (FjORD's random widths).
     """
 
     model: Any
@@ -42,6 +44,7 @@ class Training(NamedTuple):
     batch_size: int | None = None
     scaler: Callable[[Ctx, Params], Params] | None = None
     present_classes: bool = False
+    objective: Callable[[Key, Ctx, Params, Any], Array] | None = None
 
     def check(self) -> Training:
         """Raises FljaxError unless the numbers make sense; returns itself."""
@@ -114,7 +117,10 @@ def train(
         params, opt_state, seen = carry
         batch = whole if whole is not None else shard.batch(*plan.batch(i))
         drop = jax.random.fold_in(key, i)
-        value, grads = jax.value_and_grad(lambda p: batch_loss(training, scaled(p), batch, drop, present))(params)
+        loss = lambda p: batch_loss(training, scaled(p), batch, drop, present)  # noqa: E731
+        if training.objective is not None:
+            loss = lambda p: training.objective(drop, ctx, p, batch)  # noqa: E731
+        value, grads = jax.value_and_grad(loss)(params)
         if correction is not None:
             grads = jax.tree.map(jnp.add, grads, correction(params))
         updates, opt_state = optimiser.update(tree.keep(grads, mask), opt_state, params)

@@ -121,12 +121,6 @@ def decode(layout: Layout, message: bytes, sent: np.ndarray | None = None) -> np
     return values
 
 
-def seed_of(layout: Layout, message: bytes) -> int:
-    """The seed of a message whose positions come from one."""
-    start = 4 * len(layout.sizes) if layout.bits < 32 else 0
-    return int.from_bytes(message[start : start + 8], "big")
-
-
 def _checked(layout: Layout) -> Layout:
     """The layout, in which nothing is said about positions where all values are sent."""
     one_of(POSITIONS, positions=layout.positions)

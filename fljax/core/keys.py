@@ -24,6 +24,7 @@ STREAMS = (
     "local",  # local training of one client: shuffling, drop-out layers
     "encode",  # client half of the transforms
     "masks",  # public randomness of neuron masks
+    "tiers",  # classes that clients draw anew in every round
     "query",  # a client's query of neuron scores
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise

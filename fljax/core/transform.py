@@ -44,12 +44,14 @@ class Claim(NamedTuple):
     reason: why no epsilon may be printed while this stage is in the round, or None.
     divides: True for a denominator, which has to be decoded after the noise.
     values_only: why an epsilon would cover the sent values alone, or None.
+    masks: what masks of neurons follow from, one of ``privacy.validity.SOURCES``, or None without masks.
     """
 
     noise: Noise | None = None
     reason: str | None = None
     divides: bool = False
     values_only: str | None = None
+    masks: str | None = None
 
 
 def unknown_claim(hparams: Hparams) -> Claim:

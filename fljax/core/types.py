@@ -54,6 +54,8 @@ class Hparams:
       refresh_rounds: rounds between two choices of the masks (0 = choose once, after the warm-up).
       hysteresis: bonus on the score of neurons that are kept already, relative to the spread of the scores.
       query_share: share of the privacy budget that a query of scores takes.
+      choice_rho: what one private choice of the masks costs, in zero-concentrated DP.
+      distill: weight of learning from the widest sub-model, for ordered widths that are drawn at every step.
       auto_keep: keep the neurons whose energy exceeds this many times that of the noise (0 = keep by rate alone).
       extra: numbers of stages that users write themselves, by name.
     """
@@ -82,6 +84,8 @@ class Hparams:
     refresh_rounds: Any = 0
     hysteresis: Any = 0.0
     query_share: Any = 0.1
+    choice_rho: Any = 0.01
+    distill: Any = 1.0
     auto_keep: Any = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -205,10 +209,14 @@ class SubModel(NamedTuple):
     forward: ``submodel`` (train only the kept neurons) or ``upload_only`` (train all, send the kept)
     source: what the masks are computed from, one of ``privacy.validity.SOURCES`` (static)
     support: where the noise lives, ``mask`` or ``dense`` (static)
+    positions: how a client writes down whose neurons it kept, where the server cannot know: ``bitmap`` or ``list``
     own: how a client chooses for itself, or None where all follow the server's selection
     query: (key, ctx, params, shard) -> {group: [n]} scores of ONE client with joint L2 norm at most 1, sent beside the
       update as the part ``query`` and noised with it; or None
     last: (state) -> the Selection of the round before, to observe how masks move; or None
+    release: (key, ctx, sum of the queries) -> {group: [n]} what the server publishes of them by a mechanism of its own;
+      or None where the chain's noise hides them. It asks in the rounds before a choice alone.
+    spends: (hparams) -> what ``release`` costs, by name, for ``privacy.mechanisms``; or None
     """
 
     init: Callable
@@ -223,6 +231,9 @@ class SubModel(NamedTuple):
     own: OwnSelection | None = None
     query: Callable | None = None
     last: Callable | None = None
+    release: Callable | None = None
+    spends: Callable | None = None
+    positions: str = "bitmap"
 
 
 class Round(NamedTuple):

@@ -1,5 +1,6 @@
 """Data of the clients: loaders of public formats, partitioners, and the packed arrays that training reads."""
 
+from fljax.data.adapters import from_flwr, from_hf
 from fljax.data.federated import Batch, Dataset, Examples, FederatedData, Shard
 from fljax.data.partition import Partition
 from fljax.data.registry import DATASETS, PARTITIONS, DatasetInfo, load_dataset
@@ -18,6 +19,8 @@ __all__ = [
     "PartitionSummary",
     "Shard",
     "Source",
+    "from_flwr",
+    "from_hf",
     "load_dataset",
     "plot_partition",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,18 @@ from fljax.core.check import FljaxError
 
 FOLDER_VARIABLE = "FLJAX_DATA"
 IMAGE_CLASSES = 10
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "mnist": ("mnist", "MNIST/raw", "MNIST"),
+    "mnist_by_writer": ("mnist", "MNIST/raw", "MNIST"),
+    "fashion_mnist": ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
+    "cifar10": ("cifar10/cifar-10-batches-bin", "cifar10", "cifar-10-batches-bin", "cifar-10"),
+    "femnist": ("femnist_leaf", "femnist"),
+    "shakespeare": ("shakespeare",),
+    "heart_disease": ("heart_disease", "heart-disease"),
+    "tff": ("tff",),
+    "hf": ("hf",),
+}
+"""Data set -> names of the sub-folders in which it is looked for, best first."""
 
 
 class Source(NamedTuple):
@@ -83,10 +97,25 @@ def check_finite(path: Path | str, values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
+def as_floats(x: np.ndarray) -> np.ndarray:
+    """Bytes are pixels and become float32 in [0, 1]; other numbers stay what they are."""
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+
+
 def stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One (x, y) pair per client -> x, y and the client's number of each example."""
     owner = np.repeat(np.arange(len(parts)), [len(x) for x, _ in parts])
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts]), owner
+
+
+def package(module: str, extra: str) -> ModuleType:
+    """An optional package. Raises FljaxError that names the extra where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise FljaxError(
+            f'Reading these data needs the package {module}, which is missing. pip install "fljax[{extra}]"'
+        ) from None
 
 
 class Folder:
@@ -94,14 +123,14 @@ class Folder:
 
     Args:
       name: of the dataset, for messages.
-      data_dir: the folder; None reads the environment variable FLJAX_DATA.
-      subfolders: names of sub-folders, best first. The named folder itself is used when none of them exists.
+      data_dir: the folder; None reads the environment variable FLJAX_DATA. It is used itself when it has none of the
+        sub-folders of ``FOLDERS``.
 
     Errors: no folder is named; the folder does not exist.
     """
 
-    def __init__(self, name: str, data_dir: str | Path | None, subfolders: tuple[str, ...]):
-        self.name = name
+    def __init__(self, name: str, data_dir: str | Path | None):
+        self.name, subfolders = name, FOLDERS[name]
         chosen = data_dir if data_dir is not None else os.environ.get(FOLDER_VARIABLE)
         if not chosen:
             raise FljaxError(

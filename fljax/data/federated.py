@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fljax.core import html
 from fljax.core.check import FljaxError
 
 if TYPE_CHECKING:
+    from fljax.data.streamed import StreamedData
     from fljax.data.summary import PartitionSummary
 
 Array = jax.Array
@@ -94,12 +96,16 @@ class FederatedData:
     max_size: int = field(metadata={"static": True})
     min_size: int = field(metadata={"static": True})
 
+    def at(self, t: Array) -> FederatedData:
+        """The data of round t: all of them, whichever it is (see ``streamed.Window``)."""
+        del t
+        return self
+
     def take(self, slot: Array, client_id: Array) -> Shard:
         """The shard of one client; works on traced ids, under vmap, scan and jit.
 
         Args:
-          slot: () int32, the client's place in the cohort. Resident data does not need it: it is the seam for data that
-            the host streams slot by slot.
+          slot: () int32, the client's place in the cohort; resident data do not need it.
           client_id: () int32. N (an empty slot), and any other id outside ``0 .. N - 1``, gives a shard of size 0.
         """
         del slot
@@ -111,9 +117,7 @@ class FederatedData:
 
     def size_of(self, client_ids: Array) -> Array:
         """Number of examples of clients: ids [C] -> [C] int32; 0 for an id outside ``0 .. N - 1``."""
-        known = (client_ids >= 0) & (client_ids < self.population)
-        row = jnp.clip(client_ids, 0, self.population - 1)
-        return jnp.where(known, self.offsets[row + 1] - self.offsets[row], 0)
+        return sizes_of(self.offsets, client_ids)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -179,7 +183,14 @@ class FederatedData:
         return _packed(x[order], y[order], offsets)
 
     def _repr_html_(self) -> str:
-        return f"<b>FederatedData</b> {_cells(self)}"
+        return html.card("FederatedData", html.paragraph(_cells(self)))
+
+
+def sizes_of(offsets: Array, client_ids: Array) -> Array:
+    """Examples of clients, from offsets [N + 1]: 0 for an id outside ``0 .. N - 1``; int32 of the shape of the ids."""
+    known = (client_ids >= 0) & (client_ids < offsets.shape[0] - 1)
+    row = jnp.clip(client_ids, 0, offsets.shape[0] - 2)
+    return jnp.where(known, offsets[row + 1] - offsets[row], 0)
 
 
 def _same_length(x: np.ndarray, y: np.ndarray, whose: str) -> None:
@@ -233,7 +244,7 @@ class Dataset:
     Attributes:
       name: as in the registry.
       task: ``classification`` (y [n] int32), ``regression`` (y float32) or ``next_char`` (x, y [n, L] int32; 0 = pad).
-      train: the clients that train.
+      train: the clients that train; StreamedData where the examples stay on the host.
       test: the global test set.
       num_classes: K; 1 for regression.
       input_shape: shape of one example, without the batch.
@@ -245,7 +256,7 @@ class Dataset:
 
     name: str
     task: str
-    train: FederatedData
+    train: FederatedData | StreamedData
     test: Examples
     num_classes: int
     input_shape: tuple[int, ...]
@@ -263,20 +274,24 @@ class Dataset:
         return PartitionSummary.of(self.train.sizes, labels, self.num_classes, ignore=ignore)
 
     def _repr_html_(self) -> str:
-        rows = [("train", _cells(self.train)), ("test", f"{len(self.test.x)} examples")]
-        rows += [
-            (k, _cells(v)) for k, v in (("client_test", self.client_test), ("unseen", self.unseen)) if v is not None
+        """For notebooks: sizes, what is held by whom in numbers, and the sizes and labels as bars."""
+        seen = self.summary()
+        rows = [("task", f"{self.task}, {self.num_classes} classes, input {self.input_shape}")]
+        rows += [("train", _cells(self.train)), ("test", f"{len(self.test.x)} examples")]
+        held = (("client_test", self.client_test), ("unseen", self.unseen))
+        rows += [(name, _cells(data)) for name, data in held if data is not None]
+        rows += [row for row in seen.rows() if row[0] not in ("clients", "examples")]
+        plots = [html.bars(np.sort(seen.sizes)[::-1], f"examples of each of {len(seen.sizes)} clients")]
+        if seen.histogram is not None:
+            plots.append(html.bars(seen.histogram.sum(axis=0), f"examples of each of {self.num_classes} labels"))
+        remarks = [
+            html.paragraph(self.description),
+            *([html.paragraph(self.licence, soft=True)] if self.licence else []),
         ]
-        body = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)
-        shape = f"{self.task}, {self.num_classes} classes, input {self.input_shape}"
-        return f"<b>{_escape(self.name)}</b>: {_escape(self.description)}<br>{shape}<table>{body}</table>"
+        return html.card(self.name, *remarks, html.pairs(rows), *plots, note="a data set")
 
 
-def _cells(data: FederatedData) -> str:
+def _cells(data: FederatedData | StreamedData) -> str:
     """Sizes in words, for notebooks."""
     total = int(data.offsets[-1])
     return f"{data.population} clients, {total} examples, {data.min_size} to {data.max_size} each"
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -52,13 +52,13 @@ def digits(data_dir: str | Path | None = None) -> Source:
 
 def mnist(data_dir: str | Path | None = None) -> Source:
     """MNIST: 60,000 + 10,000 handwritten digits [n, 28, 28, 1] from the four original idx files."""
-    folder = Folder("mnist", data_dir, ("mnist", "MNIST/raw", "MNIST"))
+    folder = Folder("mnist", data_dir)
     return _idx_images(folder, "MNIST handwritten digits", "CC BY-SA 3.0; Y. LeCun, C. Cortes and C. Burges")
 
 
 def fashion_mnist(data_dir: str | Path | None = None) -> Source:
     """Fashion-MNIST: 60,000 + 10,000 pictures of clothes [n, 28, 28, 1] from the four original idx files."""
-    folder = Folder("fashion_mnist", data_dir, ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"))
+    folder = Folder("fashion_mnist", data_dir)
     return _idx_images(folder, "Fashion-MNIST pictures of clothes", "MIT; Zalando SE, H. Xiao, K. Rasul, R. Vollgraf")
 
 
@@ -71,7 +71,7 @@ def mnist_by_writer(data_dir: str | Path | None = None) -> Source:
 
     Source: C. Yadav and L. Bottou, Cold case: the lost MNIST digits, NeurIPS 2019.
     """
-    folder = Folder("mnist_by_writer", data_dir, ("mnist", "MNIST/raw", "MNIST"))
+    folder = Folder("mnist_by_writer", data_dir)
     source = _idx_images(folder, "", "")
     return source._replace(
         client_ids=_writers(folder, "train", source.y),
@@ -83,9 +83,7 @@ def mnist_by_writer(data_dir: str | Path | None = None) -> Source:
 
 def cifar10(data_dir: str | Path | None = None) -> Source:
     """CIFAR-10: 50,000 + 10,000 colour pictures [n, 32, 32, 3], from the binary version (``data_batch_1.bin`` ...)."""
-    folder = Folder(
-        "cifar10", data_dir, ("cifar10/cifar-10-batches-bin", "cifar10", "cifar-10-batches-bin", "cifar-10")
-    )
+    folder = Folder("cifar10", data_dir)
     if not list(folder.path.glob("*.bin*")) and list(folder.path.glob("**/data_batch_1")):
         raise FljaxError(
             f"Expected CIFAR-10 in its binary version in {folder.path}, found the Python version, which is pickled and "
@@ -117,7 +115,7 @@ def femnist(data_dir: str | Path | None = None) -> Source:
 
     Source: Caldas et al., LEAF: a benchmark for federated settings, 2018; NIST Special Database 19.
     """
-    folder = Folder("femnist", data_dir, ("femnist_leaf", "femnist"))
+    folder = Folder("femnist", data_dir)
     train, test = _leaf_split(folder, "train"), _leaf_split(folder, "test")
     number = {user: k for k, user in enumerate(sorted(set(train.users) | set(test.users)))}
     ids, test_ids = (np.asarray([number[user] for user in part.users])[part.owner] for part in (train, test))

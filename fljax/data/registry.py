@@ -12,9 +12,11 @@ import numpy as np
 from fljax.core.check import FljaxError, in_range, non_negative, one_of, positive
 from fljax.data import partition as partitions
 from fljax.data import sources
+from fljax.data.base import Folder, as_floats
 from fljax.data.federated import Dataset, Examples, FederatedData, on_device
 from fljax.data.partition import Partition
 from fljax.data.sources import Source
+from fljax.data.streamed import StreamedData
 
 PARTITIONS = ("iid", "dirichlet", "shards", "quantity_skew", "feature_shift", "natural")
 
@@ -27,30 +29,70 @@ class DatasetInfo(NamedTuple):
       needs_files: whether the user has to bring files.
       loader: ``loader(data_dir, **options) -> Source``.
       default_clients: N where neither the call nor the data say it.
+      files: beginnings of the names of files that it cannot be read without.
     """
 
     description: str
     needs_files: bool
     loader: Callable[..., Source]
     default_clients: int | None = None
+    files: tuple[str, ...] = ()
 
 
+IDX = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 DATASETS: dict[str, DatasetInfo] = {
     "digits": DatasetInfo("1,797 handwritten digits of 8 x 8 pixels, inside the package", False, sources.digits, 143),
     "synthetic": DatasetInfo("Synthetic(alpha, beta) of FedProx, natural clients", False, sources.synthetic),
-    "mnist": DatasetInfo("70,000 handwritten digits (idx files)", True, sources.mnist, 600),
-    "mnist_by_writer": DatasetInfo("MNIST with 539 writers as clients (QMNIST)", True, sources.mnist_by_writer),
-    "fashion_mnist": DatasetInfo("70,000 pictures of clothes (idx files)", True, sources.fashion_mnist, 600),
-    "cifar10": DatasetInfo("60,000 colour pictures (binary version)", True, sources.cifar10, 500),
-    "femnist": DatasetInfo("handwritten characters, 62 classes, clients are writers (LEAF)", True, sources.femnist),
-    "shakespeare": DatasetInfo("next character of 36 plays, clients are roles (TSV)", True, sources.shakespeare),
-    "heart_disease": DatasetInfo("heart disease, clients are four hospitals (CSV)", True, sources.heart_disease),
+    "mnist": DatasetInfo("70,000 handwritten digits (idx files)", True, sources.mnist, 600, IDX),
+    "mnist_by_writer": DatasetInfo(
+        "MNIST with 539 writers as clients (QMNIST)",
+        True,
+        sources.mnist_by_writer,
+        files=(*IDX, "qmnist-train-labels", "qmnist-test-labels"),
+    ),
+    "fashion_mnist": DatasetInfo("70,000 pictures of clothes (idx files)", True, sources.fashion_mnist, 600, IDX),
+    "cifar10": DatasetInfo(
+        "60,000 colour pictures (binary version)", True, sources.cifar10, 500, ("data_batch_1.bin", "test_batch.bin")
+    ),
+    "femnist": DatasetInfo(
+        "handwritten characters, 62 classes, clients are writers (LEAF)",
+        True,
+        sources.femnist,
+        files=("train/*.json", "test/*.json"),
+    ),
+    "shakespeare": DatasetInfo(
+        "next character of 36 plays, clients are roles (TSV)",
+        True,
+        sources.shakespeare,
+        files=("shakespeare_lines.tsv",),
+    ),
+    "heart_disease": DatasetInfo(
+        "heart disease, clients are four hospitals (CSV)",
+        True,
+        sources.heart_disease,
+        files=("processed.cleveland.data", "processed.va.data"),
+    ),
+    "tff": DatasetInfo("federated HDF5 files of TensorFlow Federated", True, sources.tff, files=("*train*.h5",)),
+    "hf": DatasetInfo("a Hugging Face dataset saved on disk", True, sources.hf, 100, ("*.json",)),
+    "npy": DatasetInfo("your own arrays x, y, ... as .npy files, mapped and not read", True, sources.npy, 100),
     "npz": DatasetInfo("your own arrays x, y, client_id in one .npz file", True, sources.npz, 100),
 }
+OWN_CLIENTS = 100
+"""N for a source of one's own without natural clients, where the call does not say it."""
+
+
+def missing_files(name: str, data_dir: str | Path | None = None) -> str:
+    """Which files of a data set are not where they are looked for; "" if they are there. They are not read."""
+    try:
+        folder = Folder(name, data_dir).path
+    except FljaxError as error:
+        return str(error)
+    lacking = [file for file in DATASETS[name].files if not any(folder.glob(f"{file}*"))]
+    return f"missing {', '.join(lacking)} in {folder}" if lacking else ""
 
 
 def load_dataset(
-    name: str,
+    name: str | Source,
     *,
     data_dir: str | Path | None = None,
     clients: int | None = None,
@@ -66,6 +108,7 @@ def load_dataset(
     client_test_fraction: float = 0.0,
     examples_per_client: int | None = None,
     allow_empty: bool = False,
+    streamed: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """A dataset, dealt out to clients and on the device. The same arguments give the same data, bit for bit.
@@ -75,7 +118,7 @@ def load_dataset(
     and stays whole.
 
     Args:
-      name: one of DATASETS.
+      name: one of DATASETS; or a Source, such as ``from_hf`` and ``from_flwr`` make of other libraries' data.
       data_dir: folder with the files; None reads FLJAX_DATA. For ``npz``: the file itself.
       clients: how many clients to make, those that never train included. None: the natural ones, or a default (digits:
         143). With ``natural``: how many of the natural clients to use, chosen at random.
@@ -92,15 +135,17 @@ def load_dataset(
         of their own (femnist, shakespeare, heart_disease, synthetic), else None.
       examples_per_client: keep at most so many random examples of each client, before anything is held out.
       allow_empty: permit clients without examples.
+      streamed: the training examples stay on the host, and those of each cohort travel (see ``StreamedData``).
       options: arguments of the loader, e.g. ``{"length": 40}`` for shakespeare.
 
     Errors: FljaxError in one line for a wrong argument, a missing file or a file that breaks its format.
     """
-    one_of(DATASETS, name=name)
+    if isinstance(name, str):
+        one_of(DATASETS, name=name)
     in_range(0, 1, closed="left", client_test_fraction=client_test_fraction)
     partitions.whole(seed=seed, unseen_clients=unseen_clients)
     non_negative(seed=seed, unseen_clients=unseen_clients)
-    source = _load(name, data_dir, options or {})
+    source = _load(name, data_dir, options or {}) if isinstance(name, str) else name
     if partition is None:
         partition = "iid" if source.client_ids is None else "natural"
     one_of(PARTITIONS, partition=partition)
@@ -111,33 +156,53 @@ def load_dataset(
         split = partitions.cap(split, examples_per_client, seed=seed)
     description = _describe(source, partition, settings, split, seed)
     return _bundle(
-        source._replace(x=x, description=description), split, names, unseen_clients, client_test_fraction, seed
+        source._replace(x=x, description=description),
+        split,
+        names,
+        unseen_clients,
+        client_test_fraction,
+        seed,
+        streamed,
     )
 
 
 def _bundle(
-    source: Source, split: Partition, names: np.ndarray | None, unseen_clients: int, fraction: float, seed: int
+    source: Source,
+    split: Partition,
+    names: np.ndarray | None,
+    unseen_clients: int,
+    fraction: float,
+    seed: int,
+    streamed: bool,
 ) -> Dataset:
     """Chooses who never trains and what is held out, and moves everything to the device."""
     training, unseen = _choose_unseen(split.population, unseen_clients, seed)
     train, client_test = split.select(training), None
     if fraction > 0:
         train, held = partitions.hold_out(train, fraction, seed=seed)
-        client_test = FederatedData.from_indices(source.x, source.y, held)
+        client_test = _resident(source.x, source.y, held)
     elif names is not None:
         client_test = _natural_test(source, names[training])
     return Dataset(
         name=source.name,
         task=source.task,
-        train=FederatedData.from_indices(source.x, source.y, train),
-        test=Examples(on_device(source.test_x), on_device(source.test_y)),
+        train=StreamedData.from_indices(source.x, source.y, train)
+        if streamed
+        else _resident(source.x, source.y, train),
+        test=Examples(on_device(as_floats(source.test_x)), on_device(source.test_y)),
         num_classes=source.num_classes,
         input_shape=tuple(source.x.shape[1:]),
         client_test=client_test,
-        unseen=FederatedData.from_indices(source.x, source.y, split.select(unseen)) if unseen_clients else None,
+        unseen=_resident(source.x, source.y, split.select(unseen)) if unseen_clients else None,
         description=source.description,
         licence=source.licence,
     )
+
+
+def _resident(x: np.ndarray, y: np.ndarray, split: Partition) -> FederatedData:
+    """The examples of a partition on the device; of a memory-mapped file these are all that is read."""
+    chosen = np.arange(len(split.order))
+    return FederatedData.from_indices(as_floats(x[split.order]), y[split.order], (chosen, split.offsets))
 
 
 def _load(name: str, data_dir: str | Path | None, options: Mapping[str, Any]) -> Source:
@@ -161,7 +226,8 @@ def _split(
     if number is None and source.client_ids is not None:
         number = len(np.unique(source.client_ids))
     if number is None:
-        number = min(DATASETS[source.name].default_clients or n, n)
+        known = DATASETS.get(source.name)
+        number = min((known.default_clients if known else OWN_CLIENTS) or n, n)
     allow_empty = settings["allow_empty"]
     if kind == "feature_shift":
         split, x = partitions.feature_shift(
@@ -216,7 +282,7 @@ def _natural_test(source: Source, names: np.ndarray) -> FederatedData | None:
     owner = np.where(chosen, np.searchsorted(names, source.test_client_ids), len(names))  # the rest: one client more
     sizes = np.bincount(owner, minlength=len(names) + 1)
     everyone = Partition(np.argsort(owner, kind="stable"), np.concatenate([[0], np.cumsum(sizes)]))
-    return FederatedData.from_indices(source.test_x, source.test_y, everyone.select(np.arange(len(names))))
+    return _resident(source.test_x, source.test_y, everyone.select(np.arange(len(names))))
 
 
 _SHOWN = {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fljax.core import html
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -71,9 +73,9 @@ class PartitionSummary:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def _repr_html_(self) -> str:
-        return (
-            "<table>" + "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self.rows()) + "</table>"
-        )
+        """For notebooks: the table, and the sizes of the clients as bars."""
+        plots = html.bars(np.sort(self.sizes)[::-1], f"examples of each of {len(self.sizes)} clients")
+        return html.card("Partition", html.pairs(self.rows()), plots)
 
 
 def _effective(histogram: np.ndarray) -> np.ndarray:

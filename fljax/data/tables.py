@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fljax.core.check import FljaxError, one_of
-from fljax.data.base import Folder, Source, bad_file, brief, check_finite, check_labels
+from fljax.data.base import Folder, Source, as_floats, bad_file, brief, check_finite, check_labels
 from fljax.data.formats import read_npz, read_table
 from fljax.data.partition import by_id, hold_out, iid
 
@@ -31,7 +31,7 @@ def heart_disease(data_dir: str | Path | None = None) -> Source:
     Source: A. Janosi, W. Steinbrunn, M. Pfisterer, R. Detrano, Heart Disease, UCI Machine Learning Repository,
       doi 10.24432/C52P4X, CC BY 4.0.
     """
-    folder = Folder("heart_disease", data_dir, ("heart_disease", "heart-disease"))
+    folder = Folder("heart_disease", data_dir)
     parts = [_hospital(folder.file(f"processed.{name}.data")) for name in HOSPITALS]
     x, y = np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
     owner = np.repeat(np.arange(len(HOSPITALS)), [len(part) for _, part in parts])
@@ -100,7 +100,17 @@ def npz(data_dir: str | Path | None = None, *, task: str | None = None) -> Sourc
       which are never unpickled.
     """
     path = _npz_path(data_dir)
-    content = read_npz(path)
+    return own_arrays("npz", path, read_npz(path), task)
+
+
+def own_arrays(name: str, path: Path | str, content: dict[str, np.ndarray], task: str | None = None) -> Source:
+    """A source of a user's own arrays, checked and converted as ``npz`` says.
+
+    Args:
+      name: of the data set. path: where the arrays come from, for messages.
+      content: x, y, and optionally client_id, test_x, test_y, test_client_id.
+      task: as for ``npz``.
+    """
     for key in ("x", "y"):
         if key not in content:
             raise bad_file(path, f"expected an array {key!r}, found {brief(sorted(content))}")
@@ -121,9 +131,8 @@ def npz(data_dir: str | Path | None = None, *, task: str | None = None) -> Sourc
     tops = [int(part.max()) for part in (x, y, test_x, test_y) if part.size and part.dtype.kind == "i"]
     label_top = max(tops) if task == "next_char" else max(int(y.max()), int(test_y.max()) if len(test_y) else 0)
     num_classes = 1 if task == "regression" else label_top + 1
-    return Source(
-        "npz", task, x, y, ids, test_x, test_y, test_ids, num_classes, f"data of {path.name}", "as the user's own file"
-    )
+    description = f"data of {path.name if isinstance(path, Path) else path}"
+    return Source(name, task, x, y, ids, test_x, test_y, test_ids, num_classes, description, "as the user's own data")
 
 
 def _npz_path(data_dir: str | Path | None) -> Path:
@@ -139,7 +148,7 @@ def _npz_path(data_dir: str | Path | None) -> Path:
 
 
 def _npz_part(
-    path: Path, content: dict[str, np.ndarray], prefix: str, task: str
+    path: Path | str, content: dict[str, np.ndarray], prefix: str, task: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """x, y and ids of the training or of the test part, checked and converted."""
     names = [f"{prefix}{key}" for key in ("x", "y", "client_id")]
@@ -162,20 +171,20 @@ def _npz_part(
     return x, _numbers(path, y, names[1]), ids
 
 
-def _numbers(path: Path, values: np.ndarray, name: str, pixels: bool = False) -> np.ndarray:
+def _numbers(path: Path | str, values: np.ndarray, name: str, pixels: bool = False) -> np.ndarray:
     """float32 or int32; bytes of pixels become float32 in [0, 1]."""
     if values.dtype.kind == "f":
         return check_finite(path, values, name)
     if values.dtype.kind not in "biu":
         raise bad_file(path, f"expected numbers in {name!r}, found type {values.dtype}")
     if pixels and values.dtype == np.uint8:
-        return values.astype(np.float32) / np.float32(255)
+        return as_floats(values)
     if values.max() > 2**31 - 1 or values.min() < -(2**31):
         raise bad_file(path, f"expected integers that fit int32 in {name!r}, found {values.min()} .. {values.max()}")
     return values.astype(np.int32)
 
 
-def _same_examples(path: Path, train: tuple[np.ndarray, ...], test: tuple[np.ndarray, ...]) -> None:
+def _same_examples(path: Path | str, train: tuple[np.ndarray, ...], test: tuple[np.ndarray, ...]) -> None:
     for name, a, b in zip("xy", train, test, strict=True):
         if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
             found = f"{b.dtype} {b.shape[1:]}"

@@ -86,7 +86,7 @@ def shakespeare(
     positive(length=length)
     non_negative(min_chars=min_chars)
     in_range(0, 1, closed="neither", test_fraction=test_fraction)
-    path = Folder("shakespeare", data_dir, ("shakespeare",)).file("shakespeare_lines.tsv")
+    path = Folder("shakespeare", data_dir).file("shakespeare_lines.tsv")
     train, test = [], []
     for text in _roles(path):
         if len(text) < min_chars:

@@ -42,16 +42,21 @@ def ordered_dropout(groups: Any, forward: str = "submodel") -> SubModel:
 
 
 def rescale(groups: Any) -> Callable[[Ctx, Params], Params]:
-    """HeteroFL's scaler: (ctx, params) -> parameters whose hidden neurons are ``1 / keep_rate`` times as active.
+    """HeteroFL's scaler: (ctx, params) -> parameters whose hidden neurons are ``1 / share`` times as active.
 
-    The pre-activation is divided by the keep rate by dividing the incoming weights and the bias; ReLU passes
-    the factor on. It makes up for the inputs that are missing in a sub-model.
+    The pre-activation is divided by the share of the layer's neurons that the sub-model keeps, the keep rate rounded to
+    whole neurons and never below the layer's least, by dividing the incoming weights and the bias; ReLU passes the
+    factor on. It makes up for the neurons that are missing in a sub-model.
     """
-    owned = {path for path, leaf in groups.leaves if leaf.owner is not None}
+    owner = {path: leaf.owner for path, leaf in groups.leaves if leaf.owner is not None}
+    least = dict(groups.min_keep)
 
     def scale(ctx: Ctx, params: Params) -> Params:
+        kept = {g: jnp.clip(jnp.round(ctx.keep_rate * n), least[g], n) / n for g, n in groups.sizes}
+
         def one(path: tuple, x: Array) -> Array:
-            return x / ctx.keep_rate if path_name(path) in owned else x
+            group = owner.get(path_name(path))
+            return x if group is None else x / kept[group]
 
         return jax.tree_util.tree_map_with_path(one, params)
 

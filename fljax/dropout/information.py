@@ -1,10 +1,12 @@
 """Fisher information of parameters and of neurons.
 
-| name | per parameter j or neuron c | needs |
-|---|---|---|
-| empirical | ``1/n sum_i (d_j log p(y_i | x_i))^2`` | labels |
-| true | the same with labels drawn from the model: ``E_x E_{y ~ p(.|x)} (d_j log p(y | x))^2`` | inputs alone |
-| gate | ``1/n sum_i (sum_{j in c} w_j d_j L_i)^2``: of a gate on the neuron's input, by Euler's identity | either |
+| name | of parameter j or neuron c |
+|---|---|
+| diagonal | ``1/n sum_i (d_j log p(y_i | x_i))^2``, for a neuron summed over its incoming weights and bias |
+| gate | ``1/n sum_i (sum_{j in c} w_j d_j L_i)^2``: of a gate on the neuron's input, by Euler's identity |
+
+With the labels of the data it is the *empirical* information; with labels drawn from the model (``sample_labels``) the
+*true* one, ``E_x E_{y ~ p(.|x)}``, which needs inputs alone.
 
 The empirical information is not the true one where the model is wrong or certain (Kunstner, Hennig, Balles,
 "Limitations of the empirical Fisher approximation", NeurIPS 2019). The gate's (Theis et al., 2018; Liu et al., "Group
@@ -64,6 +66,11 @@ def empirical_fisher(learner: Learner, params: Params, x: Array, y: Array, mask:
     return mean_of_examples(learner, params, x, y, mask, lambda g: jax.tree.map(jnp.square, g))
 
 
+def neuron_fisher(learner: Learner, params: Params, x: Array, y: Array, mask: Array) -> Scores:
+    """Diagonal information of every neuron, {group: [n]}: the sum over its incoming weights and bias."""
+    return learner.groups.scores(empirical_fisher(learner, params, x, y, mask))
+
+
 def gate_fisher(learner: Learner, params: Params, x: Array, y: Array, mask: Array) -> Scores:
     """Fisher information of a gate on every neuron, {group: [n]}. Args as ``mean_of_examples``.
 
@@ -83,16 +90,8 @@ def sample_labels(key: Key, learner: Learner, params: Params, x: Array) -> Array
     return jax.random.categorical(key, learner.apply(params, x, None), axis=-1)
 
 
-def true_fisher(key: Key, learner: Learner, params: Params, x: Array) -> PyTree:
-    """Diagonal Fisher information of a classifier, a tree like params: inputs x [B, ...], labels drawn by the key."""
-    y = sample_labels(key, learner, params, x)
-    return empirical_fisher(learner, params, x, y, jnp.ones(x.shape[0]))
-
-
-def true_gate_fisher(key: Key, learner: Learner, params: Params, x: Array) -> Scores:
-    """``gate_fisher`` of a classifier with labels drawn from its own predictions: {group: [n]}."""
-    y = sample_labels(key, learner, params, x)
-    return gate_fisher(learner, params, x, y, jnp.ones(x.shape[0]))
+INFORMATION = {"gate": gate_fisher, "diagonal": neuron_fisher}
+"""Information of neurons by name: (learner, params, x, y, mask) -> {group: [n]}."""
 
 
 def unit_scores(scores: Scores) -> Scores:

@@ -57,6 +57,11 @@ def covered_share(groups: Any, params: Params, neurons: dict[str, Array], alive:
     return total / tree.num_elements(params)
 
 
+def kept_share(mask: PyTree) -> Array:
+    """k / P, the share of the parameters that lie on a mask: () float32. E_m P / k is the gain in signal to noise."""
+    return tree.squared_norm(mask) / tree.num_elements(mask)
+
+
 def kept_energy(update: PyTree, mask: PyTree) -> Array:
     """E_m = ||m * u||^2 / ||u||^2, the share of an update's energy that lies on a mask: () float32, 1 for u = 0."""
     pairs = list(zip(jax.tree.leaves(update), jax.tree.leaves(mask), strict=True))

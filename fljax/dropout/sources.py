@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fljax.core.check import one_of
 from fljax.core.keys import stream
 from fljax.core.types import Array, Ctx, Key, OwnSelection, Params, PyTree, Selection, SubModel
-from fljax.dropout.information import Learner, gate_fisher, true_gate_fisher, unit_scores
+from fljax.dropout.information import INFORMATION, Learner, sample_labels, unit_scores
 from fljax.dropout.ranked import Scores, ranked_submodel
 from fljax.dropout.scores import neuron_scores, no_energy, observe_energy
 from fljax.dropout.select import explore, is_refresh, rank
@@ -21,10 +22,13 @@ EXAMPLES = 32
 """Examples of a client that its scores are computed from, at the most."""
 
 
-def public_dropout(learner: Learner, x: Array, forward: str = "submodel") -> SubModel:
+def public_dropout(learner: Learner, x: Array, forward: str = "submodel", kind: str = "gate") -> SubModel:
     """The ranking by true Fisher information of the released model on public inputs x [B, ...].
 
     Labels are drawn from the model, so that inputs are all that is needed; they may be synthetic. It costs no privacy.
+
+    Args:
+      kind: of the information, a key of ``information.INFORMATION``.
     """
 
     def score(ctx: Ctx, learnt: Any, params: Params) -> Scores:
@@ -32,12 +36,17 @@ def public_dropout(learner: Learner, x: Array, forward: str = "submodel") -> Sub
         key = stream(ctx.round_key, "query")
         zero = {g: jnp.zeros(n) for g, n in learner.groups.sizes}
         due = is_refresh(ctx.round, ctx.hparams)
-        return jax.lax.cond(due, lambda: true_gate_fisher(key, learner, params, x), lambda: zero)
+
+        def information() -> Scores:
+            y = sample_labels(key, learner, params, x)
+            return INFORMATION[kind](learner, params, x, y, jnp.ones(x.shape[0]))
+
+        return jax.lax.cond(due, information, lambda: zero)
 
     return ranked_submodel(learner.groups, forward, score=score, source="public")
 
 
-def paid_dropout(learner: Learner, forward: str = "submodel") -> SubModel:
+def paid_dropout(learner: Learner, forward: str = "submodel", kind: str = "gate") -> SubModel:
     """The ranking by a noised query: every client sends the scores of its own data, of joint norm at most 1.
 
     The query travels beside the update and shares the noise's budget: ``hparams.query_share`` of it. Update and query
@@ -48,7 +57,7 @@ def paid_dropout(learner: Learner, forward: str = "submodel") -> SubModel:
     def query(key: Key, ctx: Ctx, params: Params, shard: Any) -> Scores:
         del ctx
         batch = some_examples(key, shard)
-        return unit_scores(gate_fisher(learner, params, batch.x, batch.y, batch.mask))
+        return unit_scores(INFORMATION[kind](learner, params, batch.x, batch.y, batch.mask))
 
     def learn(ctx: Ctx, learnt: Scores, released: PyTree, std: PyTree) -> Scores:
         del std
@@ -75,20 +84,31 @@ class OwnState(NamedTuple):
     energy: Any
 
 
-def exact_dropout(learner: Learner, forward: str = "submodel", support: str = "mask") -> SubModel:
+def exact_dropout(
+    learner: Learner,
+    forward: str = "submodel",
+    support: str = "mask",
+    kind: str = "gate",
+    positions: str = "bitmap",
+) -> SubModel:
     """Every client ranks its neurons by the Fisher information of its own private data and sends their positions.
 
     This is the scheme of Wang, Yang, Dai (Computer Science 51(1), 2024), as far as it is known. With noise on the kept
     coordinates alone the positions are a message without noise, and no epsilon holds for the round. With ``support``
     ``dense`` all coordinates are noised, which covers any mask, and nothing is saved in noise.
+
+    Args:
+      kind: of the information, a key of ``information.INFORMATION``; the paper's is taken to be ``diagonal``.
+      positions: how they are written, ``bitmap`` (one bit a neuron) or ``list`` (the index of each that is kept).
     """
+    one_of(("bitmap", "list"), positions=positions)
 
     def score(key: Key, ctx: Ctx, params: Params, state: OwnState, shard: Any) -> Scores:
         del ctx, state
         batch = some_examples(key, shard)
-        return gate_fisher(learner, params, batch.x, batch.y, batch.mask)
+        return INFORMATION[kind](learner, params, batch.x, batch.y, batch.mask)
 
-    return _chosen_by_clients(learner.groups, forward, score, source="exact", support=support)
+    return _chosen_by_clients(learner.groups, forward, score, source="exact", support=support, positions=positions)
 
 
 def random_per_client(groups: Any, forward: str = "submodel") -> SubModel:

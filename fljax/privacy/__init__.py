@@ -6,7 +6,6 @@ Importing this package does not import ``dp_accounting``; the functions that nee
 from fljax.privacy.accounting import default_delta, epsilon, epsilon_series, fixed_size_bound, stated_epsilon
 from fljax.privacy.calibration import calibrate, calibrate_many
 from fljax.privacy.events import Event
-from fljax.privacy.joint import compose_epsilon, effective_multiplier, split_multiplier
 from fljax.privacy.mechanisms import make_event
 from fljax.privacy.rdp import rdp_epsilon
 from fljax.privacy.selection import selection_epsilon
@@ -17,16 +16,13 @@ __all__ = [
     "PrivacyStatement",
     "calibrate",
     "calibrate_many",
-    "compose_epsilon",
     "default_delta",
-    "effective_multiplier",
     "epsilon",
     "epsilon_series",
     "fixed_size_bound",
     "make_event",
     "rdp_epsilon",
     "selection_epsilon",
-    "split_multiplier",
     "state_privacy",
     "stated_epsilon",
 ]

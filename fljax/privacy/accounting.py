@@ -9,6 +9,8 @@ Source: Koskela et al., arXiv 1906.03049, and Doroshenko et al., arXiv 2207.0438
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -112,20 +114,29 @@ def epsilon_series(law: SamplingLaw, noise: Noise | float, rounds: int, delta: f
     times = np.arange(1, rounds + 1)
     if hopeless(event, delta):
         return np.full(rounds, np.inf)
-    if law.kind in ("cyclic", "cyclic_poisson"):  # clients take turns
-        times = np.array([make_event(law, noise, int(t)).rounds for t in times])
+    after = [event] * rounds
+    if law.kind in ("cyclic", "cyclic_poisson") or event.beside:  # clients take turns, or more is released
+        after = [make_event(law, noise, int(t)) for t in times]
+        times = np.array([one.rounds for one in after])
     if event.mechanism in INTEGER:
         return integer_epsilon(event, times, delta)
     if event.live == "pld":
-        return _pld_series(event, times, delta)
-    return rdp_epsilon(event.rate, event.noise, times, delta)
+        return _pld_series(event, times, lambda t: after[t - 1].beside, delta)
+    return rdp_epsilon(event.rate, event.noise, times, delta, [one.rho for one in after])
 
 
-def _pld_series(event: Event, times: np.ndarray, delta: float) -> np.ndarray:
-    step = one_round(event, grid_for(rough_epsilon(event, delta), COARSE), proven=True)
-    stops = np.unique(np.ceil(np.geomspace(1, times[-1], 24)).astype(int))
-    values = [step.self_compose(int(stop)).get_epsilon_for_delta(delta) for stop in stops]
-    return np.maximum.accumulate(values)[np.searchsorted(stops, times)]
+def _pld_series(
+    event: Event, times: np.ndarray, beside: Callable[[int], tuple[Event, ...]], delta: float
+) -> np.ndarray:
+    grid = grid_for(rough_epsilon(event, delta), COARSE)
+    step = one_round(event, grid, proven=True)
+    stops = np.unique(np.ceil(np.geomspace(1, len(times), 24)).astype(int))
+    values = []
+    for stop in map(int, stops):
+        others = [one_round(part, grid).self_compose(part.rounds) for part in beside(stop)]
+        spent = reduce(lambda a, b: a.compose(b), others, step.self_compose(int(times[stop - 1])))
+        values.append(spent.get_epsilon_for_delta(delta))
+    return np.maximum.accumulate(values)[np.searchsorted(stops, np.arange(1, len(times) + 1))]
 
 
 # ---- one event ------------------------------------------------------------------------------------------------------
@@ -155,7 +166,7 @@ def evaluate(event: Event, delta: float, accountant: str, finest: float | None, 
     if hopeless(event, delta):
         return math.inf
     grid = None if finest is None else grid_for(rough_epsilon(event, delta), finest)
-    if proven and assumes_worst_pair(event):
+    if proven and assumes_worst_pair(event) and not event.beside:
         parts = {"event": event.key, "delta": delta, "relation": event.relation, "grid": grid}
         return cache.remember(lambda: _worst_of_both(event, delta, grid), "fixed_size_bound", **parts)
     parts = {"event": event.key, "delta": delta, "relation": event.accountant_relation, "grid": grid}
@@ -165,13 +176,23 @@ def evaluate(event: Event, delta: float, accountant: str, finest: float | None, 
 def _run_accountant(event: Event, delta: float, grid: float | None) -> float:
     if event.mechanism in INTEGER:
         return float(integer_epsilon(event, [event.rounds], delta)[0])
-    if event.mechanism == "pure" and grid is not None:
+    if grid is not None and (event.mechanism == "pure" or event.beside):
         # PLDAccountant of dp_accounting 0.6 counts a repeated randomised response once; hence by hand.
-        return float(one_round(event, grid).self_compose(event.rounds).get_epsilon_for_delta(delta))
-    return float(new_accountant(event, grid).compose(event.dp_event).get_epsilon(delta))
+        return float(all_rounds(event, grid, proven=True).get_epsilon_for_delta(delta))
+    accountant = _new_accountant(event, grid).compose(event.dp_event)
+    for part in event.beside:
+        accountant.compose(part.dp_event)
+    return float(accountant.get_epsilon(delta))
 
 
-def new_accountant(event: Event, grid: float | None) -> Any:
+def all_rounds(event: Event, grid: float, *, proven: bool = False) -> Any:
+    """The privacy loss distribution of a whole run, with what was released beside its rounds. Args as ``one_round``."""
+    parts = [event, *event.beside]
+    losses = [one_round(part, grid, proven=proven).self_compose(part.rounds) for part in parts]
+    return reduce(lambda a, b: a.compose(b), losses)
+
+
+def _new_accountant(event: Event, grid: float | None) -> Any:
     """An empty accountant of dp_accounting in the relation of an event: PLD on a grid, or RDP for None."""
     import dp_accounting as dp
 
@@ -198,6 +219,8 @@ def one_round(event: Event, grid: float, *, proven: bool = False) -> Any:
     options = {"value_discretization_interval": grid}
     if proven and assumes_worst_pair(event):
         return _symmetric(event, grid)
+    if event.mechanism == "bounded_range":
+        return _bounded_range(1.0 / event.noise, grid)
     if event.mechanism == "pure":
         return pld.from_randomized_response(2.0 / (math.exp(1.0 / event.noise) + 1.0), 2, **options)
     if event.truncation:
@@ -226,13 +249,33 @@ def _symmetric(event: Event, grid: float) -> Any:
     return pld.PrivacyLossDistribution(pmf)
 
 
+def _bounded_range(width: float, grid: float) -> Any:
+    """One choice whose log-likelihood ratios span at most eta: the worst of all such pairs at every epsilon,
+
+        h(x) = (1 - exp((x - eta) / 2))^2 / (1 - exp(-eta))    for |x| <= eta,
+
+    the largest of ``q (e^t - e^x)`` over the two-point pairs with losses t and t - eta, which dominate such mechanisms
+    (Dong, Durfee, Rogers, ICML 2020, arXiv 1909.13830). As a bound on every choice it may be composed with anything,
+    also where a choice depends on earlier ones (Zhu, Dong, Wang, AISTATS 2022, arXiv 2106.08567, Thm. 10).
+    """
+    from dp_accounting.pld import pld_pmf
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    last = math.ceil(width / grid)
+    x = grid * np.arange(-last, last + 1)
+    inside = np.square(np.expm1((np.minimum(x, width) - width) / 2)) / -np.expm1(-width)
+    deltas = np.where(x < -width, -np.expm1(x), inside)
+    pmf = pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(grid, -last, last, deltas)
+    return pld.PrivacyLossDistribution(pmf)
+
+
 def rough_epsilon(event: Event, delta: float) -> float:
     """A quick bound, in microseconds to milliseconds."""
     if event.mechanism == "pure":
-        return event.rounds / event.noise if event.noise else math.inf
+        return sum(part.rounds / part.noise if part.noise else math.inf for part in (event, *event.beside))
     if event.mechanism in INTEGER:
         return float(integer_epsilon(event, [event.rounds], delta)[0])
-    return float(rdp_epsilon(event.rate, event.noise, event.rounds, delta))
+    return float(rdp_epsilon(event.rate, event.noise, event.rounds, delta, event.rho))
 
 
 def hopeless(event: Event, delta: float) -> bool:

@@ -159,7 +159,7 @@ def _rdp_start(target: Target) -> float:
 
     def rough(multipliers: np.ndarray) -> np.ndarray:
         if event.mechanism == "gaussian":
-            return rdp_epsilon(event.rate, event.noise * multipliers, event.rounds, target.delta)
+            return rdp_epsilon(event.rate, event.noise * multipliers, event.rounds, target.delta, event.rho)
         events = [make_event(target.law, as_noise(z, target.noise), target.rounds) for z in multipliers]
         return np.array([rough_epsilon(e, target.delta) for e in events])
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fljax.core.check import FljaxError, finite, in_range, non_negative, one_of
@@ -58,11 +58,14 @@ class Event:
       accountant_relation: relation handed to the accountant; differs from ``relation`` for ``fixed_size`` alone, where
         halving the noise has already turned add/remove into replace.
       live: the accountant that can draw a curve over the rounds: ``rdp``, or ``pld`` where no RDP bound is known.
-      mechanism: ``gaussian`` | ``pure`` | ``discrete_gaussian`` | ``skellam``: one step of the composition.
+      mechanism: ``gaussian`` | ``pure`` | ``discrete_gaussian`` | ``skellam`` | ``bounded_range`` (one choice of the
+        exponential mechanism, whose log-likelihood ratios span at most 1 / noise): one step of the composition.
       detail: further public numbers that the mechanism needs, by name.
       unit: whose whole data is protected: ``user`` or ``example``.
       trust: who adds the noise, see ``core.transform.Noise``.
       population: N to which the guarantee refers (the simulated one under cohort rescaling), or None.
+      beside: what else the same clients released in the run, without amplification: neurons that were chosen privately,
+        a class that was reported. It is composed with the rounds.
     """
 
     kind: str
@@ -79,11 +82,24 @@ class Event:
     unit: str = "user"
     trust: str = "central"
     population: int | None = None
+    beside: tuple[Event, ...] = ()
+
+    @property
+    def rho(self) -> float:
+        """What is released beside the rounds, in zero-concentrated DP: an upper bound for curves.
+
+        ``eta^2 / 8`` for a choice of range eta (Cesar and Rogers, arXiv 2004.07223), ``epsilon^2 / 2`` for a pure one,
+        ``1 / (2 z^2)`` for a Gaussian.
+        """
+        parts = {"bounded_range": 8.0, "pure": 2.0, "gaussian": 2.0}
+        return sum(part.rounds / part.noise**2 / parts[part.mechanism] for part in self.beside)
 
     @property
     def key(self) -> str:
         """A short text that is equal for two events exactly when an accountant cannot tell them apart."""
-        if self.mechanism == "pure":
+        if self.mechanism == "bounded_range":
+            step = f"BoundedRange({1 / self.noise!r})"
+        elif self.mechanism == "pure":
             step = f"RandomizedResponse(epsilon={1 / self.noise if self.noise else math.inf!r})"
         elif self.mechanism != "gaussian":
             step = f"{self.mechanism}({self.noise!r}, {dict(self.detail)!r}, rate={self.rate!r})"
@@ -94,17 +110,21 @@ class Event:
             step = f"PoissonSampled({self.rate!r}, Gaussian({self.noise!r}))"
         else:
             step = f"Gaussian({self.noise!r})"
+        if self.beside:
+            return " + ".join([replace(self, beside=()).key, *(part.key for part in self.beside)])
         return f"SelfComposed({step}, {self.rounds})"
 
     @property
     def dp_event(self) -> DpEvent:
         """The same event as an object of ``dp_accounting``, which is imported here and not before.
 
-        The discrete mechanisms have none there; ``integer_rdp`` accounts for them.
+        The discrete mechanisms have none there; ``integer_rdp`` accounts for them. ``beside`` is not part of it.
         """
         import dp_accounting as dp
 
-        if self.mechanism == "pure":  # randomised response dominates every mechanism with the same pure epsilon
+        if self.mechanism == "bounded_range":
+            step = dp.ZCDpEvent(1.0 / (8.0 * self.noise**2))
+        elif self.mechanism == "pure":  # randomised response dominates every mechanism with the same pure epsilon
             step = dp.RandomizedResponseDpEvent(2.0 / (math.exp(1.0 / self.noise) + 1.0), 2)
         elif self.truncation:
             population, capacity = self.truncation

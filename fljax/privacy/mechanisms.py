@@ -53,7 +53,44 @@ def make_event(law: SamplingLaw, noise: Noise | float, rounds: int) -> Event:
     build = EVENTS.get((given.trust, given.kind))
     if build is None:
         raise FljaxError(f"Expected noise {given.kind!r} under trust {given.trust!r} to be one of {_known()}.")
-    return build(law, given, int(rounds))
+    event = build(law, given, int(rounds))
+    beside = _beside(event, given, int(rounds))
+    return replace(event, beside=beside) if beside else event
+
+
+def choices(rounds: int, warmup: int, every: int) -> int:
+    """How many private choices of masks T rounds pay for: clients vote in the round before each, in the last one too.
+
+    Args:
+      warmup: dense rounds before the first mask. every: rounds between two choices, 0 for one choice after the warm-up.
+    """
+    if every == 0:
+        return int(1 <= warmup <= rounds)
+    first = warmup or every
+    return 0 if rounds < first else (rounds - first) // every + 1
+
+
+def _beside(event: Event, noise: Noise, rounds: int) -> tuple[Event, ...]:
+    """What the detail of a noise says was released beside the rounds, each of it without amplification by sampling.
+
+    ``choice_range`` eta, ``choice_picks`` k, ``choice_warmup``, ``choice_every``: neurons chosen one after the other by
+    the exponential mechanism, each choice of range eta where a client is added or removed (twice that where one is
+    replaced, since its votes may fall as well as rise). ``report_epsilon``: a client's class, reported once.
+    """
+    detail = dict(noise.detail)
+    same = replace(event, noise=0.0, rounds=1, rate=1.0, truncation=None, detail=(), live="pld")
+    parts = []
+    if "choice_range" in detail:
+        width = detail["choice_range"] * (2.0 if event.relation == "replace_one" else 1.0)
+        times = choices(rounds, int(detail["choice_warmup"]), int(detail["choice_every"]))
+        picks = times * int(detail["choice_picks"])
+        if picks:
+            parts.append(replace(same, mechanism="bounded_range", noise=1.0 / width, rounds=picks))
+    if "report_epsilon" in detail:
+        parts.append(replace(same, mechanism="pure", noise=1.0 / detail["report_epsilon"]))
+    if parts and event.mechanism not in ("gaussian", "pure"):
+        raise FljaxError(f"Expected noise {noise.kind!r} to be Gaussian beside a private choice of masks or classes.")
+    return tuple(parts)
 
 
 def _known() -> str:

@@ -43,7 +43,7 @@ def _convert(rdp: np.ndarray, delta: np.ndarray) -> np.ndarray:
     return np.maximum(epsilon.min(axis=-1), 0.0)
 
 
-def rdp_epsilon(q: Any, z: Any, T: Any, delta: Any) -> np.ndarray:
+def rdp_epsilon(q: Any, z: Any, T: Any, delta: Any, rho: Any = 0.0) -> np.ndarray:
     """Epsilon of T rounds of the Poisson-sampled Gaussian by RDP with integer orders, for arrays of configurations.
 
     Args:
@@ -51,6 +51,7 @@ def rdp_epsilon(q: Any, z: Any, T: Any, delta: Any) -> np.ndarray:
       z: noise multiplier >= 0; 0 gives infinity.
       T: rounds.
       delta: in (0, 1).
+      rho: what was released beside the rounds, in zero-concentrated DP.
 
     Returns:
       float64 of the broadcast shape. 1,000 configurations take a fraction of a second.
@@ -58,7 +59,8 @@ def rdp_epsilon(q: Any, z: Any, T: Any, delta: Any) -> np.ndarray:
     Guarantees:
       An upper bound of the true epsilon under add_or_remove_one.
     """
-    q, z, T, delta = np.broadcast_arrays(*(np.asarray(v, float) for v in (q, z, T, delta)))
+    q, z, T, delta, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q, z, T, delta, rho)))
     pairs, place = np.unique(np.stack([q.ravel(), z.ravel()]), axis=1, return_inverse=True)
     curves = _rdp(pairs[0], pairs[1])[place.ravel()]
-    return _convert(T.ravel()[:, None] * curves, delta.ravel()).reshape(q.shape)
+    beside = rho.ravel()[:, None] * np.array(ORDERS, float)
+    return _convert(T.ravel()[:, None] * curves + beside, delta.ravel()).reshape(q.shape)

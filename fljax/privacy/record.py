@@ -24,7 +24,7 @@ from fljax.core.check import FljaxError
 from fljax.core.transform import Noise
 from fljax.core.types import Array, Key, Params, PyTree, SamplingLaw
 from fljax.privacy.accounting import default_delta, epsilon
-from fljax.privacy.events import Event, participations
+from fljax.privacy.events import participations
 from fljax.privacy.jaxprivacy import clipped_sum
 from fljax.privacy.mechanisms import make_event
 from fljax.privacy.noise import add_gaussian
@@ -86,16 +86,6 @@ def private_gradient(
 def with_size(noise: Noise, size: int) -> Noise:
     """The noise of a client with n examples."""
     return noise._replace(detail=(*((k, v) for k, v in noise.detail if k != "size"), ("size", float(size))))
-
-
-def record_event(noise: Noise, size: int, participations: int) -> Event:
-    """The event of one client.
-
-    Args:
-      noise: the claim of ``client.dpsgd.dpsgd_update``: z, batch B, local steps, slots of a batch.
-      size: n >= 1, its examples. participations: rounds in which it takes part.
-    """
-    return make_event(EVERY_TURN, with_size(noise, size), participations)
 
 
 def smallest_client(

@@ -23,7 +23,7 @@ from fljax.core.check import FljaxError
 from fljax.core.transform import Noise
 from fljax.core.types import SamplingLaw
 from fljax.privacy import cache
-from fljax.privacy.accounting import COARSE, GRID, evaluate, grid_for, hopeless, one_round, rough_epsilon
+from fljax.privacy.accounting import COARSE, GRID, all_rounds, evaluate, grid_for, hopeless, rough_epsilon
 from fljax.privacy.events import Event, check_delta
 from fljax.privacy.integer_rdp import INTEGER, ORDERS, integer_curve, to_epsilon
 from fljax.privacy.mechanisms import make_event
@@ -79,7 +79,7 @@ def _compute(event: Event, delta: float, trials: float) -> float:
         curve = event.rounds * integer_curve(event)
         return best_of(float(to_epsilon(curve, delta / trials)), _profile(curve), trials)
     grid = grid_for(rough_epsilon(event, delta), COARSE)
-    losses = one_round(event, grid, proven=True).self_compose(event.rounds)
+    losses = all_rounds(event, grid, proven=True)
     return best_of(float(losses.get_epsilon_for_delta(delta / trials)), losses.get_delta_for_epsilon, trials)
 
 

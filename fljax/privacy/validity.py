@@ -16,9 +16,28 @@ SOURCES = {
     "random": "public random numbers",
     "ordered": "a fixed or rolling order of the neurons",
     "paid": "a noised query of its own, whose cost is in the accounting",
+    "votes": "private choices of the exponential mechanism, whose cost is in the accounting",
     "exact": "the client's private data",
 }
 """What masks may be computed from. All but ``exact`` are public, post-processing, or paid for."""
+
+ROUTES = {
+    "released": "post-processing, at no cost",
+    "self_released": "post-processing, at no cost",
+    "public": "post-processing, at no cost",
+    "random": "independent of the data",
+    "ordered": "independent of the data",
+    "paid": "paid for, within this epsilon",
+    "votes": "paid for, within this epsilon",
+    "exact": "private; see the status and where the noise lives",
+}
+"""Why an epsilon may stand beside masks of each source, in words for a statement."""
+
+
+def mask_route(source: str) -> str:
+    """One line that belongs to an epsilon: what the masks follow from, and what that costs."""
+    return f"Masks follow from {SOURCES[source]}: {ROUTES[source]}."
+
 
 SUPPORTS = ("mask", "dense")
 """Where the noise lives: on the kept coordinates alone, or on all of them."""
@@ -46,11 +65,13 @@ def judge(trust: str, source: str, support: str) -> Claim:
     one_of(("central", "local", "distributed", "record"), trust=trust)
     one_of(SOURCES, source=source)
     one_of(SUPPORTS, support=support)
-    if trust == "record" and source in ("exact", "paid"):
+    if trust == "record" and source in ("exact", "paid", "votes"):
         return Claim(
             reason=f"at record level the noise is in the training steps, and does not cover {source!r} masks; "
             "take the masks from what was released, or from public data"
         )
+    if source == "votes" and trust != "central":
+        return Claim(reason="the neurons are chosen by a server that sees the sum of the votes; trust it (central)")
     if source != "exact" or support == "dense":
         return Claim()
     if trust == "local":
@@ -58,4 +79,30 @@ def judge(trust: str, source: str, support: str) -> Claim:
     return Claim(
         reason="the noise covers only what private masks kept, so that its support tells them; "
         "noise all coordinates (support = dense) or take the masks from what was released"
+    )
+
+
+RATES = ("public", "private", "paid")
+"""What keep rates of single clients may follow from: public devices and sizes, private data, or a noised report."""
+
+
+def judge_rates(trust: str, chosen_by: str) -> Claim:
+    """What may be claimed of a round whose clients keep different shares.
+
+    Args:
+      trust: as for ``judge``. chosen_by: one of ``RATES``.
+
+    Returns:
+      An empty claim for public and paid rates. Private ones are covered by a server's noise, as private masks within a
+      public support are: whatever a client keeps, its update is a function of its own data with the same bound, and the
+      noise lives on the widest mask. Refused where nobody noises the sum before it is seen, since the length of an
+      upload tells the rate.
+    """
+    one_of(("central", "local", "distributed", "record"), trust=trust)
+    one_of(RATES, chosen_by=chosen_by)
+    if chosen_by != "private" or trust in ("central", "distributed"):
+        return Claim()
+    return Claim(
+        reason="keep rates follow from private data, and the length of an upload tells them; declare the data public "
+        "(dropout.tier_data = public), pay for a report (dropout.report_epsilon) or use classes of devices"
     )

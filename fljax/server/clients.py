@@ -29,18 +29,30 @@ from fljax.core.types import (
     Selection,
     SubModel,
 )
-from fljax.dropout.measure import kept_energy
+from fljax.dropout.measure import kept_energy, kept_share
 from fljax.server.execute import Collected, PerfFlags, Slots, auto_chunk, run_clients
 
 
 class Tiers(NamedTuple):
-    """Classes of devices, public and static.
+    """Classes of clients with different keep rates.
 
-    rates: keep rate of each class relative to ``hparams.keep_rate``, the largest of them 1. of: [N] class of a client.
+    rates: keep rate of each class relative to ``hparams.keep_rate``, the largest of them 1. ``hparams.extra`` may
+      replace them by traced ones, named ``tier_0``, ``tier_1``, ...; the largest stays 1.
+    of: [N] class of a client.
+    redrawn: every client draws a class anew in every round, from public randomness (HeteroFL's dynamic rates).
+    chosen_by: ``public`` (devices, public sizes), ``private`` (a client's own data) or ``paid`` (its noised report).
+    report_epsilon: what the report of a paid class costs a client.
+    declared: public shares of the classes; default those of ``of``, which must then be public.
+    key: of the round in which classes are redrawn; ``in_round`` sets it.
     """
 
-    rates: tuple[float, ...]
+    rates: tuple[Any, ...]
     of: np.ndarray
+    redrawn: bool = False
+    chosen_by: str = "public"
+    report_epsilon: float | None = None
+    declared: tuple[float, ...] | None = None
+    key: Key | None = None
 
     def check(self, population: int) -> Tiers:
         """Raises FljaxError unless every client has a class and the largest rate is 1; returns itself."""
@@ -48,18 +60,31 @@ class Tiers(NamedTuple):
             raise FljaxError(f"Expected tiers={self.rates!r} in (0, 1], the largest 1. Divide all by the largest.")
         if self.of.shape != (population,) or self.of.min() < 0 or self.of.max() >= len(self.rates):
             raise FljaxError(f"Expected one of {len(self.rates)} tiers for each of {population} clients.")
+        if self.chosen_by == "private" and self.declared is None:
+            raise FljaxError("Expected declared=None to be public shares: classes by private data have private shares.")
         return self
+
+    def in_round(self, ctx: Ctx) -> Tiers:
+        """The classes of one round: traced rates, and classes that are drawn anew."""
+        rates = tuple(ctx.hparams.extra.get(f"tier_{k}", rate) for k, rate in enumerate(self.rates))
+        return self._replace(rates=rates, key=stream(ctx.round_key, "tiers") if self.redrawn else None)
 
     def rate(self, ids: Array) -> Array:
         """Relative keep rates of clients: ids -> float32 of their shape."""
-        return jnp.take(jnp.asarray(self.rates, jnp.float32), self.place(ids))
+        return jnp.take(jnp.stack([jnp.asarray(rate, jnp.float32) for rate in self.rates]), self.place(ids))
 
     def place(self, ids: Array) -> Array:
         """Classes of clients: ids -> int32 of their shape; an empty slot has that of the last client."""
+        if self.key is not None:
+            ends = jnp.cumsum(jnp.asarray(self.shares(), jnp.float32))[:-1]
+            draw = jax.vmap(lambda i: jnp.sum(jax.random.uniform(jax.random.fold_in(self.key, i)) >= ends))
+            return draw(jnp.ravel(ids)).reshape(jnp.shape(ids)).astype(jnp.int32)
         return jnp.take(jnp.asarray(self.of, jnp.int32), ids, mode="clip")
 
     def shares(self) -> list[float]:
-        """Share of the clients in every class."""
+        """Public share of the clients in every class."""
+        if self.declared is not None:
+            return list(self.declared)
         return [float(np.mean(self.of == tier)) for tier in range(len(self.rates))]
 
 
@@ -123,7 +148,8 @@ def shared_masks(parts: Parts, ctx: Ctx, params: Params, selection: Selection) -
     support = None if sub.support == "dense" else mask(1.0)
     if parts.tiers is None:
         return support, None
-    pairs = list(zip(parts.tiers.rates, parts.tiers.shares(), strict=True))
+    tiers = parts.tiers.in_round(ctx)
+    pairs = list(zip(tiers.rates, tiers.shares(), strict=True))
     masks = [jax.tree.map(lambda m, s=share: s * m, mask(rate)) for rate, share in pairs]
     return support, jax.tree.map(lambda *shares: sum(shares), *masks)
 
@@ -132,7 +158,9 @@ def _expected_share(parts: Parts, ctx: Ctx, params: Params, selection: Selection
     """Share of the clients that hold a coordinate if each chose its neurons at random: the product over its axes."""
     sub = parts.submodel
     assert sub is not None
-    rates, shares = ((1.0,), [1.0]) if parts.tiers is None else (parts.tiers.rates, parts.tiers.shares())
+    rates, shares = (1.0,), [1.0]
+    if parts.tiers is not None:
+        rates, shares = parts.tiers.in_round(ctx).rates, parts.tiers.shares()
 
     def share(rate: float) -> PyTree:
         neurons = sub.masks(ctx._replace(keep_rate=ctx.keep_rate * rate), selection)
@@ -170,10 +198,11 @@ def _run(
     whole, size = model is not None, tree.num_elements(sent.params if model is None else model)
     chunk = auto_chunk(size, parts.capacity) if parts.perf.chunk is None else parts.perf.chunk
 
-    def one(slot: Slots, own: PyTree):  # ONE client: no client axis in scope
+    def one(shared: PyTree, slot: Slots, own: PyTree):  # ONE client: no client axis in scope
+        ctx, sent, data = shared
         return run_client(parts, ctx, sent, slot, own, data, whole)
 
-    return run_clients(one, slots, table, chunk=chunk, collect=collect, mesh=parts.perf.mesh)
+    return run_clients(one, (ctx, sent, data), slots, table, chunk=chunk, collect=collect, mesh=parts.perf.mesh)
 
 
 # ---- one client -----------------------------------------------------------------------------------------------------
@@ -193,25 +222,29 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     state, sending, choice = own
     mine = ctx._replace(id=slot.ids, slot=slot.place)
     if parts.tiers is not None:
-        mine = mine._replace(keep_rate=ctx.keep_rate * parts.tiers.rate(slot.ids))
+        mine = mine._replace(keep_rate=ctx.keep_rate * parts.tiers.in_round(ctx).rate(slot.ids))
     shard = data.take(slot.place, slot.ids)
     mask, new_choice, traffic = (None, choice, {}) if whole else _mask(parts, mine, sent, slot.keys, choice, shard)
     if mask is not None and (parts.submodel is None or parts.submodel.support == "mask"):
         mine = mine._replace(support=mask)
     in_forward = parts.submodel is None or parts.submodel.forward == "submodel"
-    broadcast = Broadcast(sent.params, sent.algorithm, mask if in_forward else None)
+    kept = None if mask is None else jax.tree.map(lambda m: m > 0, mask)  # bytes: it is read in every step
+    broadcast = Broadcast(sent.params, sent.algorithm, kept if in_forward else None)
 
     payload, new_state, info = parts.local.run(stream(slot.keys, "local"), mine, broadcast, state, shard)
     if mask is not None and not in_forward:
-        traffic = traffic | {"kept_energy": kept_energy(payload["update"], mask)}
-    payload = payload | {"update": tree.keep(payload["update"], mask)}
+        energy = kept_energy(payload["update"], mask)
+        traffic = traffic | {"kept_energy": energy, "snr_gain": energy / kept_share(mask)}
+    payload = payload | {"update": tree.keep(payload["update"], kept)}
     if parts.submodel is not None and parts.submodel.query is not None:
         payload["query"] = parts.submodel.query(stream(slot.keys, "query"), mine, sent.params, shard)
     finite = jnp.isfinite(tree.squared_norm(payload))
     payload = tree.zero_unless(finite, payload)
+    payload, vote = _apart(parts.submodel, payload)
     payload, new_sending, seen = parts.transform.encode(
         stream(slot.keys, "encode"), mine, payload, sent.transforms, sending
     )
+    payload = payload | vote
     sound = jnp.isfinite(tree.squared_norm(payload))
     ok = slot.alive & finite & sound
     if parts.submodel is not None and parts.submodel.own is not None:
@@ -219,6 +252,13 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     states = tree.select(ok, (new_state, new_sending, new_choice), own)
     payload = tree.zero_unless(slot.alive & sound if parts.transform.always else ok, payload)
     return payload, states, {"ok": ok, **traffic, **info, **seen}
+
+
+def _apart(sub: SubModel | None, payload: PyTree) -> tuple[PyTree, PyTree]:
+    """(what the stages encode, a query that has a mechanism of its own and passes them by)."""
+    if sub is None or sub.release is None:
+        return payload, {}
+    return {name: part for name, part in payload.items() if name != "query"}, {"query": payload["query"]}
 
 
 def _mask(parts: Parts, mine: Ctx, sent: Sent, key: Key, choice: PyTree, shard: Any):
@@ -249,13 +289,14 @@ def _run_compact(parts: Parts, ctx: Ctx, sent: Sent, slots: Slots, table: PyTree
     """One block per tier: its neurons are gathered, its clients train the small model, the sums are added."""
     sub = parts.submodel
     assert sub is not None and parts.compact is not None and sent.selection is not None
-    rates = (1.0,) if parts.tiers is None else parts.tiers.rates
+    tiers = None if parts.tiers is None else parts.tiers.in_round(ctx)
+    rates = (1.0,) if parts.tiers is None else parts.tiers.rates  # static: shapes follow from them
     order = {g: jnp.argsort(ranks) for g, ranks in sent.selection.ranks.items()}
     blocks = []
     for tier, rate in enumerate(rates):
         counts = sub.groups.counts(float(np.float32(parts.compact.keep) * np.float32(rate)))
         kept = {g: jnp.sort(order[g][:count]) for g, count in counts.items()}
-        members = slots if parts.tiers is None else _only(slots, parts.tiers.place(slots.ids) == tier)
+        members = slots if tiers is None else _only(slots, tiers.place(slots.ids) == tier)
         blocks.append(_run_block(parts, ctx, sent, members, table, data, kept, counts))
     if len(blocks) == 1:
         return blocks[0]

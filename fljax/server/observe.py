@@ -17,6 +17,7 @@ from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.types import Array, Ctx, Params, PyTree, Selection, SubModel
 from fljax.dropout.measure import covered_share, jaccard, pair_overlap
+from fljax.dropout.select import is_refresh
 from fljax.server.execute import Slots
 from fljax.server.traffic import Traffic
 
@@ -68,7 +69,9 @@ def count_work(
     fresh = jnp.broadcast_to(fresh, slots.alive.shape)[None]
     chose = jnp.any(member & fresh, axis=1)
     asked = sub is not None and sub.query is not None
-    looked = fresh if sub is not None and sub.source == "exact" else jnp.bool_(asked)
+    if sub is not None and sub.release is not None:
+        asked = is_refresh(ctx.round + 1, ctx.hparams)
+    looked = fresh if sub is not None and sub.source == "exact" else jnp.asarray(asked)
     rates = (1.0,) if traffic.tiers is None else traffic.tiers.rates
 
     def each(values: Array) -> Array:

@@ -17,7 +17,7 @@ from fljax.client.sgd import schedule
 from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import per_client, stream
-from fljax.core.transform import Aggregator, Claim, UpdateTransform, join_claims, summed, total_bound
+from fljax.core.transform import Aggregator, Claim, UpdateTransform, summed, total_bound
 from fljax.core.types import (
     Array,
     Cohort,
@@ -31,7 +31,7 @@ from fljax.core.types import (
     Selection,
     SubModel,
 )
-from fljax.privacy.validity import judge
+from fljax.server.claims import round_claim, unbounded
 from fljax.server.clients import (
     Compact,
     Parts,
@@ -275,13 +275,7 @@ class _Bound(NamedTuple):
         nobody = jnp.int32(-1)
         expected = jnp.asarray(self.sampler.expected(hparams), jnp.float32)
         ctx = Ctx(t, hparams, round_key, nobody, nobody, expected, hparams.keep_rate)
-        return ctx._replace(bounds=self.transform.bound(ctx, state.transforms, self._unbounded()))
-
-    def _unbounded(self) -> dict[str, Array]:
-        parts = {part: jnp.float32(jnp.inf) for part in self.local.parts}
-        if self.submodel is not None and self.submodel.query is not None:
-            parts["query"] = jnp.float32(1.0)  # a query bounds itself
-        return parts
+        return ctx._replace(bounds=self.transform.bound(ctx, state.transforms, unbounded(self.parts)))
 
     def _select(self, ctx: Ctx, state: RoundState) -> tuple[Ctx, Selection | None]:
         """Whose neurons come first in this round, and the public support of the noise."""
@@ -299,9 +293,12 @@ class _Bound(NamedTuple):
         """Aggregates and decodes. What comes out is what the server publishes."""
         key = stream(ctx.round_key, "aggregate")
         total, aggregated, info = self.aggregator.reduce(key, ctx, collected, alive, state.aggregator)
-        key = stream(ctx.round_key, "decode")
+        key, sub, chosen = stream(ctx.round_key, "decode"), self.submodel, {}
+        if sub is not None and sub.release is not None:  # a mechanism of its own, in the place of the chain's noise
+            chosen = {"query": sub.release(stream(ctx.round_key, "query"), ctx, total["query"])}
+            total = {name: part for name, part in total.items() if name != "query"}
         released, transforms, seen = self.transform.decode(key, ctx, total, alive, state.transforms)
-        return released, transforms, aggregated, {**info, **seen}
+        return {**released, **chosen}, transforms, aggregated, {**info, **seen}
 
     def _optimise(self, ctx: Ctx, state: RoundState, update: PyTree) -> tuple[PyTree, PyTree]:
         """The server's step. Momentum rests where the mask is 0: what nobody trained neither moves nor decays."""
@@ -345,7 +342,7 @@ class _Bound(NamedTuple):
             uplink_values=traffic.up_values,
             downlink_values=traffic.down_values,
             uplink=traffic.uplink(slots.ids, slots.alive),
-            downlink=traffic.downlink(cohort.ids, cohort.real, jnp.sum(fresh & slots.alive)),
+            downlink=traffic.downlink(slots.ids, slots.ids < self.sampler.population, fresh & slots.alive),
             client=means,
             server={"update_norm": tree.norm(update), **masks},
             classes=work,
@@ -354,43 +351,8 @@ class _Bound(NamedTuple):
     # --- for the accountant ------------------------------------------------------------------------------------
 
     def claims(self, hparams: Hparams, params: Params) -> Claim:
-        """What all stages together promise, with concrete numbers: the noise, and reasons to refuse.
-
-        Where clients already noise their own training steps (record level), everything after that is post-processing,
-        and nothing else has to be bounded.
-        """
-        joined = [self.transform.claim(hparams), self.aggregator.claim(hparams)]
-        if self.local.claim is not None:
-            own = self.local.claim(hparams)
-            if any(c.noise is not None for c in joined):
-                reason = "clients noise their own steps and a stage adds noise as well; use one of them"
-                return own._replace(reason=reason)
-            if self.submodel is not None:  # what looks at data beside the steps is not post-processing
-                return join_claims([own, judge("record", self.submodel.source, self.submodel.support)])
-            return own
-        joined.append(self._bounded(hparams, params))
-        noise = next((c.noise for c in joined if c.noise is not None), None)
-        if noise is not None and self.submodel is not None:
-            own = self.submodel.own is not None and noise.trust == "local"
-            shared = self.submodel.own is None  # a server noises all that its clients may have chosen
-            support = self.submodel.support if own or shared else "dense"
-            joined.append(judge(noise.trust, self.submodel.source, support))
-        return join_claims(joined)
-
-    def _bounded(self, hparams: Hparams, params: Params) -> Claim:
-        """Refuses a round in which nothing bounds one client, or whose noise is not finite."""
-        numbers = hparams.arrays()
-        state, _ = self.transform.init(self.local.split(params)[0], numbers)
-        expected = jnp.asarray(self.sampler.expected(numbers), jnp.float32)
-        ctx = Ctx(jnp.int32(0), numbers, jax.random.key(0), jnp.int32(-1), jnp.int32(-1), expected, numbers.keep_rate)
-        ctx = ctx._replace(bounds=self.transform.bound(ctx, state, self._unbounded()))
-        if not jnp.isfinite(total_bound(ctx.bounds or {})):
-            return Claim(reason="nothing bounds what one client sends; add a clip stage or set privacy.clip")
-        if not jnp.isfinite(self.transform.noise(ctx, state, jnp.float32(0.0))):
-            return Claim(
-                reason="the budget of the noise leaves nothing for the update; use more noise on clip_bit_noise"
-            )
-        return Claim()
+        """What all stages together promise, with concrete numbers."""
+        return round_claim(self.sampler, self.parts, hparams, params)
 
 
 def _mean(values: Array, ok: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fljax.core import tree
 from fljax.core.transform import Wire
 from fljax.core.types import Array, Ctx, Params, PyTree, Selection, SubModel
+from fljax.dropout.select import is_refresh
 from fljax.server.clients import Parts, Tiers
 
 
@@ -38,10 +39,12 @@ class Traffic(NamedTuple):
         return self._total(self.up, ids, who)
 
     def downlink(self, ids: Array, who: Array, fresh: Array) -> Bytes:
-        """Bytes that they receive together; ``fresh`` of them choose anew and get the whole model to choose from."""
-        sent = self._total(self.down, ids, who)
-        more = self.whole - self.down[0]
-        return Bytes(sent.kib + fresh * (more // 1024), sent.rest + fresh * (more % 1024))
+        """Bytes that they receive together; where fresh [C] is True a client gets the whole model to choose from."""
+        part, whole = self._total(self.down, ids, who & ~fresh), self._total(self._each_whole(), ids, who & fresh)
+        return Bytes(part.kib + whole.kib, part.rest + whole.rest)
+
+    def _each_whole(self) -> Array:
+        return jnp.broadcast_to(self.whole, self.down.shape)
 
     def _total(self, each: Array, ids: Array, who: Array) -> Bytes:
         mine = each[0] if self.tiers is None else each[self.tiers.place(ids)]
@@ -58,26 +61,31 @@ def count_traffic(
       payload: as it was collected; its shapes are counted, not its values.
     """
     sub, size = parts.submodel, jnp.int32(tree.num_elements(params))
-    rates = (1.0,) if parts.tiers is None else parts.tiers.rates
+    tiers = None if parts.tiers is None else parts.tiers.in_round(ctx)
+    rates = (1.0,) if tiers is None else tiers.rates
     state = tree.num_elements(algorithm)
     copies = parts.capacity if parts.aggregator.collect == "concat" else 1
-    kept = [size] * len(rates)
+    kept, listed = [size] * len(rates), [jnp.int32(0)] * len(rates)
     if sub is not None and selection is not None:
-        contexts = [ctx._replace(keep_rate=ctx.keep_rate * rate) for rate in rates]
-        kept = [kept_values(sub, params, sub.masks(c, selection)) for c in contexts]
-    sent = [_written(parts, ctx, payload, k, params, copies) for k in kept]
+        masks = [sub.masks(ctx._replace(keep_rate=ctx.keep_rate * rate), selection) for rate in rates]
+        kept, listed = [kept_values(sub, params, m) for m in masks], [position_bits(sub, m) for m in masks]
+    sent = [_written(parts, ctx, payload, k, bits, params, copies) for k, bits in zip(kept, listed, strict=True)]
     in_forward = sub is not None and sub.forward == "submodel"
     down = [(k if in_forward else size) + state for k in kept]
-    widest = rates.index(max(rates))
     return Traffic(
-        tiers=parts.tiers,
+        tiers=tiers,
         up=jnp.stack([wire_bytes(parts.transform.wire(ctx, wires)) for wires in sent]),
         down=4 * jnp.stack(down),
         whole=4 * (size + state),
-        up_values=sum((wire.values for wire in sent[widest].values()), jnp.int32(0)),
-        down_values=down[widest],
+        up_values=_most([sum((w.values for w in wires.values()), jnp.int32(0)) for wires in sent]),
+        down_values=_most(down),
         kept=jnp.stack(kept),
     )
+
+
+def _most(values: list[Array]) -> Array:
+    """That of the widest class: masks are nested."""
+    return jnp.max(jnp.stack(values))
 
 
 def wire_bytes(wires: dict[str, Wire]) -> Array:
@@ -99,20 +107,32 @@ def kept_values(sub: SubModel, params: Params, neurons: dict[str, Array]) -> Arr
     return total
 
 
-def _written(parts: Parts, ctx: Ctx, payload: PyTree, kept: Array, params: Params, copies: int) -> dict[str, Wire]:
+def position_bits(sub: SubModel, neurons: dict[str, Array]) -> Array:
+    """() int32 bits in which a client says whose neurons it kept: one bit a neuron, or the index of each kept one."""
+    if sub.positions == "bitmap":
+        return jnp.int32(sum(n for _, n in sub.groups.sizes))
+    bits = [jnp.sum(neurons[g]).astype(jnp.int32) * (n - 1).bit_length() for g, n in sub.groups.sizes]
+    return sum(bits, jnp.int32(0))
+
+
+def _written(
+    parts: Parts, ctx: Ctx, payload: PyTree, kept: Array, listed: Array, params: Params, copies: int
+) -> dict[str, Wire]:
     """The parts of one client's message before the transforms write them: 32 bits a value.
 
-    Positions are sent only where the server could not compute the mask itself: a bitmap of the neurons.
+    Positions, ``listed`` bits, are sent only where the server could not compute the mask itself; a query that has its
+    own mechanism only when it is due.
     """
-    del ctx
     sub, like = parts.submodel, jax.tree.structure(params)
     dense = sub is None or (sub.support == "dense" and parts.transform.always)  # noise on all: all of it is sent
     private = sub is not None and sub.own is not None and sub.source == "exact" and not dense
-    positions = sum(n for _, n in sub.groups.sizes) if sub is not None and private else 0
+    positions = listed if private else jnp.int32(0)
 
     def wire(name: str, part: PyTree) -> Wire:
         values = jnp.int32(tree.num_elements(part) // copies)
+        if name == "query" and sub is not None and sub.release is not None:
+            values = jnp.where(is_refresh(ctx.round + 1, ctx.hparams), values, 0)
         masked = name != "weight" and not dense and jax.tree.structure(part) == like
-        return Wire(kept if masked else values, jnp.int32(32), jnp.int32(positions if name == "update" else 0))
+        return Wire(kept if masked else values, jnp.int32(32), positions if name == "update" else jnp.int32(0))
 
     return {name: wire(name, part) for name, part in payload.items()}

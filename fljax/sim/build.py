@@ -31,7 +31,10 @@ from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_d
 from fljax.dropout.fisher import fisher_dropout
 from fljax.dropout.information import Learner
 from fljax.dropout.sources import exact_dropout, paid_dropout, public_dropout, random_per_client, self_released_dropout
+from fljax.dropout.votes import gumbel_dropout
+from fljax.dropout.widths import random_widths
 from fljax.models import Loss, Model, make_loss, make_model
+from fljax.models.precision import compute_in
 from fljax.privacy.accounting import default_delta
 from fljax.privacy.budget import affordable_rounds
 from fljax.privacy.calibration import calibrate_many
@@ -39,15 +42,17 @@ from fljax.privacy.ledger import Ledger, open_ledger
 from fljax.privacy.mechanisms import GAUSSIAN, make_event
 from fljax.privacy.record import private_gradient, smallest_client, state_record_privacy
 from fljax.privacy.statement import PrivacyStatement, state_privacy
+from fljax.privacy.validity import mask_route
 from fljax.sections import DataConfig
-from fljax.server.clients import Compact, Tiers, divide_among_tiers
-from fljax.server.execute import PerfFlags
+from fljax.server.clients import Compact
+from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
-from fljax.sim.devices import counted_devices, shares, tier_rates
+from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
+from fljax.sim.tiers import check_tiers, make_tiers, noise_trap
 
 SUBMODELS = {
     "fisher": fisher_dropout,
@@ -64,6 +69,7 @@ class Program:
     """Everything static of an experiment, shared by all trials of one structure.
 
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
+    chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
     """
 
     dataset: Dataset
@@ -72,6 +78,8 @@ class Program:
     local: LocalUpdate
     sampler: Sampler
     round: Round
+    chunk: int
+    waste: float
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -119,17 +127,20 @@ def build(
     groups = experiment.privacy.bands
     sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort, groups=groups)
     local = extra.local(_local(experiment, model, loss, population))
+    size, leaves = _shared_size(model, local)
+    steps = local_steps(experiment.client, dataset.train.sizes)
+    chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, *_shared_size(model, local)),
+        transform=make_transform(experiment, sampler, size, leaves),
         server=server_optimiser(experiment.server.optimizer),
         available=extra.available(bernoulli_availability),
         **_dropout(experiment, model, loss, dataset, population),
         devices=counted_devices(experiment, population, dataset.train.max_size),
-        perf=PerfFlags(experiment.perf.chunk, client_mesh(experiment.perf.devices)),
+        perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
     )
-    return Program(dataset, model, loss, local, sampler, built)
+    return Program(dataset, model, loss, local, sampler, built, chunk, padding_waste(steps, sampler.capacity, chunk))
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
@@ -141,10 +152,9 @@ def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset,
     if experiment.perf.dropout == "compact":
         if d.auto_keep > 0:
             raise FljaxError(f"Expected dropout.auto_keep={d.auto_keep:g} to be 0 under perf.dropout = 'compact'.")
-        compact = Compact(d.keep_rate, d.warmup_rounds)
+        compact = Compact(d.widest, d.warmup_rounds)
     rates = tier_rates(experiment, model, dataset)
-    place = divide_among_tiers(population, shares(experiment, len(rates)))
-    tiers = None if len(rates) == 1 else Tiers(rates, place)
+    tiers = None if len(rates) == 1 else make_tiers(experiment, rates, dataset, population)
     return {"submodel": _submodel(experiment, model, loss, dataset), "tiers": tiers, "compact": compact}
 
 
@@ -152,13 +162,15 @@ def _submodel(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset
     """The source of the masks."""
     d, learner = experiment.dropout, Learner(model.apply, loss, model.groups)
     if d.source == "public":
-        return public_dropout(learner, _public_inputs(dataset, d.public_examples), d.forward)
+        return public_dropout(learner, _public_inputs(dataset, d.public_examples), d.forward, d.information)
     if d.source == "random_per_client":
         return random_per_client(model.groups, d.forward)
     if d.source == "paid":
-        return paid_dropout(learner, d.forward)
+        return paid_dropout(learner, d.forward, d.information)
+    if d.source == "gumbel":
+        return gumbel_dropout(learner, d.forward, d.information)
     if d.source == "exact":
-        return exact_dropout(learner, d.forward, d.support)
+        return exact_dropout(learner, d.forward, d.support, d.information, d.positions)
     if d.source == "self_released":  # the std that local_gaussian adds to one upload
         return self_released_dropout(model.groups, d.forward, lambda c: c.hparams.noise_multiplier * c.hparams.clip)
     return SUBMODELS[d.source](model.groups, d.forward)
@@ -185,7 +197,11 @@ def _local(experiment: Experiment, model: Model, loss: Loss, population: int) ->
     epochs = 1 if c.epochs is None and c.steps is None else c.epochs
     scaler = rescale(model.groups) if experiment.dropout.rescale else None
     optimiser = _client_optimiser(experiment)
-    training = Training(model, loss, optimiser, epochs, c.steps, c.batch_size, scaler, c.present_classes)
+    learnt = compute_in(model, c.precision)
+    training = Training(learnt, loss, optimiser, epochs, c.steps, c.batch_size, scaler, c.present_classes)
+    if experiment.dropout.widths:
+        d, learner = experiment.dropout, Learner(learnt.apply, loss, model.groups)
+        training = training._replace(objective=random_widths(learner, d.widths, d.distill is not None))
     if experiment.privacy.mechanism == "record_gaussian":
         return dpsgd_update(training, private_gradient)
     if c.algorithm == "fedavg":
@@ -226,6 +242,10 @@ def resolve(
       FljaxError: the budget cannot be met, delta >= 1/N.
     """
     privacy, hparams = experiment.privacy, experiment.hparams()
+    check_tiers(experiment, program.model.groups)
+    if experiment.dropout.tiers == "resources" and experiment.perf.dropout != "compact":
+        rates = tier_rates(experiment, program.model, program.dataset)
+        hparams = _with(hparams, extra={f"tier_{k}": rate for k, rate in enumerate(rates)})
     if privacy.epsilon is not None:
         noise = calibrated([experiment], program)[0] if noise is None else noise
         hparams = _with(hparams, noise_multiplier=noise)
@@ -240,6 +260,9 @@ def resolve(
         statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
     else:
         statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
+    if claim.noise is not None and claim.masks is not None and statement.status != "none":
+        route = (mask_route(claim.masks), *noise_trap(experiment, claim.noise.trust))
+        statement = dataclasses.replace(statement, caveats=(*route, *statement.caveats))
     if statement.status == "refused" and privacy.epsilon is not None:
         raise FljaxError(f"privacy.epsilon={privacy.epsilon:g} cannot be promised: {statement.reason}")
     return hparams, statement
@@ -286,7 +309,7 @@ def calibrated(experiments: list[Experiment], program: Program) -> list[float]:
             place.append(None)
             continue
         hparams = _with(experiment.hparams(), noise_multiplier=1.0)
-        mechanism = (experiment.privacy.model_copy(update={"epsilon": None}), experiment.sampler)
+        mechanism = (experiment.privacy.model_copy(update={"epsilon": None}), experiment.sampler, experiment.dropout)
         if mechanism not in known:
             known[mechanism] = program.round.claims(hparams, params).noise or GAUSSIAN
         law, noise = program.round.law(hparams), known[mechanism]

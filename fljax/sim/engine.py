@@ -8,6 +8,7 @@ the one that decides about evaluation, hang on the round number alone: under a v
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,18 +18,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
-from fljax.core.types import Array, Hparams, Key, Round
+from fljax.core.types import Array, Hparams, Key, PyTree, Round
 from fljax.server.observe import flat_classes
 from fljax.server.round import RoundInfo, RoundState
 from fljax.sim.evaluate import Held
+from fljax.sim.feed import Feed, resident
 
 
 class Schedule(NamedTuple):
-    """When things happen; traced, so that no value recompiles. rounds: T. every: rounds between evaluations."""
+    """When things happen; traced, so that no value recompiles.
+
+    rounds: T. every: rounds between evaluations. until: the round before which this call ends, where calls are shorter
+    than they were compiled for; ``drive`` sets it for every call. None: calls have their full length.
+    """
 
     rounds: Array
     every: Array
+    until: Array | np.int32 | None = None
 
 
 class Call(NamedTuple):
@@ -59,7 +67,7 @@ def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_pe
 
     def call(t0: Array, schedule: Schedule, key: Key, state: RoundState, data, held: Held, hparams: Hparams) -> Call:
         def one(state: RoundState, t: Array):
-            new, info = round.step(t, key, state, data, hparams)
+            new, info = round.step(t, key, state, data.at(t), hparams)
             done = t + 1
             due = (done % schedule.every == 0) | (done == schedule.rounds)
 
@@ -71,11 +79,13 @@ def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_pe
             seen = jax.lax.cond(due, look, lambda _: nothing, new)
             return new, {**flat_info(info), **seen}
 
+        end = schedule.rounds if schedule.until is None else jnp.minimum(schedule.until, schedule.rounds)
+
         def body(state: RoundState, index: Array):
             t = t0 + index
             shapes = jax.eval_shape(one, state, t)[1]
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-            return jax.lax.cond(t < schedule.rounds, one, lambda s, _: (s, nothing), state, t)
+            return jax.lax.cond(t < end, one, lambda s, _: (s, nothing), state, t)
 
         return Call(*jax.lax.scan(body, state, jnp.arange(rounds_per_call)))
 
@@ -101,8 +111,15 @@ class Running(NamedTuple):
 def compile_call(call: Callable, *args: Any) -> tuple[Callable, float]:
     """Compiles a call for its arguments, the state donated: (executable, seconds)."""
     start = time.perf_counter()
-    executable = jax.jit(call, donate_argnums=(3,)).lower(*args).compile()
+    whole = replicated(args[3])
+    executable = jax.jit(call, donate_argnums=(3,), out_shardings=whole).lower(*args).compile()
     return executable, time.perf_counter() - start
+
+
+def replicated(state: PyTree) -> Sharding | None:
+    """How results lie: like the state on every device where several processes hold it, else as the compiler likes."""
+    leaf = jax.tree.leaves(state)[0]
+    return None if leaf.is_fully_addressable else leaf.sharding
 
 
 def drive(
@@ -115,6 +132,7 @@ def drive(
     hparams: Hparams,
     *,
     round_axis: int = 0,
+    seconds: float = math.inf,
     after_call: Callable[[Running], None] | None = None,
 ) -> tuple[Running, list[tuple[int, float]]]:
     """Runs compiled calls until all rounds are done.
@@ -123,19 +141,27 @@ def drive(
       executable: a compiled call (perhaps vmapped over trials).
       start: where to begin; a run resumed from a checkpoint continues bit-identically, since keys are derived from the
         run's key and the round number.
-      schedule, key, data, held, hparams: as for ``make_call``.
+      schedule, key, held, hparams: as for ``make_call``.
+      data: those of all calls, or a Feed that has them call by call.
       round_axis: axis of the rounds in the history: 0, or 1 behind a trial axis.
+      seconds: what a call should take at most, where the schedule has ``until``: see ``paced``. It changes no result.
       after_call: called between two calls with the run so far: progress, checkpoints.
 
     Returns:
       (the finished run, [(rounds, seconds)] of every call).
     """
     running, times, total = start, [], int(schedule.rounds)
+    feed = data if isinstance(data, Feed) else resident(data)
     while running.done < total:
-        begin = time.perf_counter()
-        result = executable(jnp.int32(running.done), schedule, key, running.state, data, held, hparams)
+        begin, wanted = time.perf_counter(), total - running.done
+        if schedule.until is not None:
+            wanted = min(wanted, paced(times, seconds), feed.room(running.done))
+            schedule = schedule._replace(until=np.int32(running.done + wanted))
+        now = feed.now(running.done)
+        result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)
+        feed.ahead(running.done)  # while the device computes
         history = jax.tree.map(np.asarray, jax.block_until_ready(result.history))
-        count = min(total - running.done, history["participants"].shape[round_axis])
+        count = min(wanted, history["participants"].shape[round_axis])
         times.append((count, time.perf_counter() - begin))
         part = {name: np.take(v, range(count), axis=round_axis) for name, v in history.items()}
         joined = {
@@ -146,6 +172,23 @@ def drive(
         if after_call is not None:
             after_call(running)
     return running, times
+
+
+def paced(times: list[tuple[int, float]], seconds: float) -> int:
+    """How many rounds the next call may have, so that it takes half of ``seconds`` by the slower of the last two calls.
+
+    Half, because rounds differ: some are evaluated. The first call has one round, and no call more than four times as
+    many as the one before it. A round that takes longer than ``seconds`` is a call of its own.
+
+    Args:
+      times: [(rounds, seconds)] of the calls so far. seconds: of one call; infinite: no limit.
+    """
+    if seconds == math.inf:
+        return 2**31 - 1
+    if not times:
+        return 1
+    slowest = max(spent / count for count, spent in times[-2:])
+    return int(max(1, min(4 * times[-1][0], 0.5 * seconds / max(slowest, 1e-9))))
 
 
 def steady(times: list[tuple[int, float]]) -> float:

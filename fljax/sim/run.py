@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fljax.config import Experiment
+from fljax.core import html
 from fljax.core.check import FljaxError
-from fljax.core.types import Params
+from fljax.core.types import Hparams, Key, Params
+from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim import checkpoint
+from fljax.sim import checkpoint, hosts, memory
 from fljax.sim.build import Program, build, privacy_ledger, resolve
 from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
+from fljax.sim.feed import make_feed
+from fljax.sim.interrupt import Check, stop_requests
+from fljax.sim.live import history_view
+from fljax.sim.mesh import client_mesh
 from fljax.sim.progress import Progress, said
+from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
 CHECKPOINT = ".checkpoint.npz"
+CHUNK = "perf.chunk"
+KEEP_EVERY_S = 1.0
+"""Seconds between two checkpoints at the least: writing them should not cost what short calls do."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +82,38 @@ class Outcome:
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
+        parts["execution"] = {"chunk": self.program.chunk, "padding_waste": self.program.waste}
         if self.simulated:
             parts["simulated"] = self.simulated
         return {"name": self.experiment.name, **parts, "timing": timing}
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{name}</th><td>{value:.4f}</td></tr>" for name, value in self.final.items())
-        return f"<b>{self.experiment.name}</b><table>{cells}</table><p>{self.statement.sentence()}</p>"
+        """For notebooks: what it reached, what may be claimed, what it cost, and the metrics over the rounds."""
+        up, down = self.communication.values()
+        rounds = len(self.history["participants"])
+        reached = [(name.replace("_", " "), html.number(value)) for name, value in self.final.items()]
+        cost = [("rounds", self.stopped or str(rounds)), ("uplink", f"{up / 1e6:.4g} MB")]
+        cost += [("downlink", f"{down / 1e6:.4g} MB")]
+        cost += [(name.replace("_", " "), html.number(value)) for name, value in self.simulated.items()]
+        t = self.timing
+        cost += [("compiled in", f"{t.compile_s:.1f} s"), ("ran in", f"{t.total_s:.1f} s")]
+        covered = "".join(html.paragraph(sentence, soft=True) for sentence in self.statement.caveats)
+        caveats = html.details("what this does not cover", covered) if self.statement.epsilon is not None else ""
+        title = self.experiment.title or self.experiment.name
+        claim = html.paragraph(self.statement.sentence())
+        return html.card(
+            title, html.pairs(reached + cost), claim, caveats, history_view(self.history), note="a finished run"
+        )
 
 
-def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False, quiet: bool = False) -> Outcome:
+def run(
+    experiment: Experiment,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    track: Sequence[str | Tracker] = (),
+) -> Outcome:
     """Runs an experiment.
 
     Args:
@@ -84,49 +122,152 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
       resume: continue from the checkpoint in that folder, if there is one; the result is bit-identical to a run that
         was never interrupted.
       quiet: no progress.
+      track: trackers that get the metrics of every round, by name (``fljax.sim.trackers``) or one's own.
 
     Raises:
-      FljaxError: the experiment holds a sweep; the checkpoint belongs to another experiment or is damaged.
+      FljaxError: the experiment holds a sweep; the checkpoint belongs to another experiment or is damaged; the package
+        of a tracker is missing.
+      Interrupted: Ctrl-C or SIGTERM came; the checkpoint of the rounds done is written.
     """
     if experiment.sweep is not None:
         raise FljaxError(f"{experiment.name} holds a sweep. Run it with `fljax sweep {experiment.name}`.")
-    path = None if out is None else out / CHECKPOINT
+    hosts.join()
+    check_trackers(track, out)
+    begun = begin(experiment, None if out is None else out / CHECKPOINT, resume)
+    if out is not None:
+        _make_folder(out)
+    with stop_requests(quiet) as check:
+        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet)
+        check(f"before round {begun.running.done + 1} of {begun.rounds}")
+        bar = Progress(begun.rounds, experiment.name, quiet or not hosts.is_first(), begun.running.done)
+        with open_trackers(track if hosts.is_first() else (), experiment, out) as tell, bar:
+            after_call = _between_calls(begun, bar, tell, check)
+            # Several processes have to agree on the length of a call: clocks do not.
+            seconds = experiment.perf.seconds_per_call if jax.process_count() == 1 else math.inf
+            with hosts.all_alive():
+                done, times = drive(executable, begun.running, *inputs, seconds=seconds, after_call=after_call)
+    program, ledger, numbers = begun.program, begun.ledger, begun.numbers
+    timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
+    params = program.round.deployed(jnp.int32(begun.rounds - 1), done.state, numbers)
+    history = make_clock(experiment, program.model, program.dataset)(done.history)
+    history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
+    return Outcome(experiment, program, begun.statement, params, history, timing)
+
+
+class Begun(NamedTuple):
+    """A run before its first call, or where an earlier start left it. rounds: T. header: of its checkpoints."""
+
+    program: Program
+    numbers: Hparams
+    key: Key
+    statement: PrivacyStatement
+    ledger: Ledger
+    rounds: int
+    running: Running
+    path: Path | None
+    header: dict[str, Any]
+
+
+def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
+    """Builds what runs, and finds the state that it begins with."""
     header: dict = {"fingerprint": experiment.fingerprint(), "name": experiment.name}
     check_checkpoint(path, header, resume)
-
     program = build(experiment)
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
     ledger = privacy_ledger(program, hparams, statement)
     numbers, key = hparams.arrays(), jax.random.key(experiment.seed)
-    state = program.round.init(key, program.params(experiment.seed), numbers)
-    start = Running(0, state, {})
+    params = program.params(experiment.seed)
+    shapes = jax.eval_shape(program.round.init, key, params, numbers)
+    clients = f"the states of {program.sampler.population:,} clients"
+    memory.check_room(clients, memory.size_of(shapes), memory.free(), "Use fewer clients or a smaller model.")
+    state = program.round.init(key, params, numbers)
+    running = Running(0, state, {})
     if resume and path is not None and path.exists():
-        start = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
-        ledger.check(checkpoint.read_header(path).get("ledger"), start.done, str(path))
+        running = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
+        ledger.check(checkpoint.read_header(path).get("ledger"), running.done, str(path))
+    hosts.check_same(experiment.fingerprint(), running.done)
+    return Begun(program, numbers, key, statement, ledger, rounds, running, path, header)
 
-    length = min(experiment.perf.rounds_per_call, rounds)
-    evaluate = make_evaluate(program.model, program.loss, program.local)
-    call = make_call(program.round, evaluate, length)
-    schedule = Schedule(jnp.int32(rounds), jnp.int32(experiment.eval_every))
-    data, held = program.dataset.train, held_data(program.dataset)
+
+def _make_folder(out: Path) -> None:
+    """Makes the results folder, so that what stands in its way is told before anything is compiled."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FljaxError(f"{out}: cannot be made ({error.strerror}). Choose another folder with --out.") from None
+    if not os.access(out, os.W_OK):
+        raise FljaxError(f"{out}: cannot be written to. Choose another folder with --out.")
+
+
+def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[Begun, Callable, tuple, float]:
+    """The run with the batch of clients that fits into memory, the compiled call, its inputs after the state as
+    ``drive`` takes them, and the seconds that compiling took."""
+    dataset, chunk = begun.program.dataset, begun.program.chunk
+    length = min(experiment.perf.rounds_per_call, begun.rounds)
+    mesh = client_mesh(experiment.perf.devices)
+    spread = partial(hosts.everywhere, mesh=mesh)
+    whole = (begun.running._replace(state=spread(begun.running.state)), spread(begun.key), spread(begun.numbers))
+    begun = begun._replace(running=whole[0], key=whole[1], numbers=whole[2])
+    schedule = spread(Schedule(jnp.int32(begun.rounds), jnp.int32(experiment.eval_every), jnp.int32(begun.rounds)))
+    feed = make_feed(dataset.train, begun.program.sampler, begun.key, begun.numbers, begun.rounds, length, spread)
+    held = spread(held_data(dataset))
+    programs, spent = {chunk: begun.program}, 0.0
+
+    def compile_at(size: int) -> Callable:
+        nonlocal spent
+        if size not in programs:
+            programs[size] = build(experiment.replace(**{"perf.chunk": size}), dataset)
+        program = programs[size]
+        call = make_call(program.round, make_evaluate(program.model, program.loss, program.local), length)
+        args = (schedule, begun.key, begun.running.state, feed.now(begun.running.done), held, begun.numbers)
+        executable, seconds = compile_call(call, np.int32(0), *args)
+        spent += seconds
+        return executable
+
+    asked = experiment.perf.chunk is not None
     with said("compiling", quiet):
-        executable, compile_s = compile_call(call, jnp.int32(0), schedule, key, start.state, data, held, numbers)
+        executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, memory.free(), CHUNK)
+    inputs = (schedule, begun.key, feed, held, begun.numbers)
+    return begun._replace(program=programs[fits]), executable, inputs, spent
 
-    shown = [f"epsilon {value:.2f} ({ledger.label}, live)" for value in ledger.spent]
-    with Progress(rounds, experiment.name, lambda done: shown[done - 1] if shown else "", quiet) as bar:
 
-        def after_call(running: Running) -> None:
-            if path is not None:
-                checkpoint.save(path, running, header | {"ledger": ledger.entry(running.done)})
-            bar.update(running.done)
+def _between_calls(begun: Begun, bar: Progress, tell: Tell, check: Check) -> Callable[[Running], None]:
+    """What happens between two calls: a checkpoint, progress, trackers, and the end if somebody asked for it."""
+    told, ledger, saved = begun.running.done, begun.ledger, (begun.running.done, -math.inf)
+    spent = {"epsilon_spent": ledger.spent} if len(ledger.spent) else {}
 
-        done, times = drive(executable, start, schedule, key, data, held, numbers, after_call=after_call)
-    timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
-    params = program.round.deployed(jnp.int32(rounds - 1), done.state, numbers)
-    history = make_clock(experiment, program.model, program.dataset)(done.history)
-    history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
-    return Outcome(experiment, program, statement, params, history, timing)
+    def keep(running: Running) -> None:
+        nonlocal saved
+        if begun.path is not None and hosts.is_first() and running.done > saved[0]:
+            checkpoint.save(begun.path, running, begun.header | {"ledger": ledger.entry(running.done)})
+            saved = (running.done, time.monotonic())
+
+    def after_call(running: Running) -> None:
+        nonlocal told
+        if running.done == begun.rounds or time.monotonic() - saved[1] >= KEEP_EVERY_S:
+            keep(running)
+        bar.update(running.done, _news(running, ledger), running.history)
+        tell(running.history | spent, told)
+        told = running.done
+        if running.done < begun.rounds:
+            kept = "nothing is kept without a results folder" if begun.path is None else f"kept in {begun.path}"
+            check(f"after {running.done} of {begun.rounds} rounds, {kept}", lambda: keep(running))
+
+    return after_call
+
+
+def _news(running: Running, ledger: Ledger) -> str:
+    """What is known after some rounds: epsilon so far, and the last measured accuracy (or loss)."""
+    parts = []
+    if len(ledger.spent):
+        parts.append(f"epsilon {ledger.spent[running.done - 1]:.2f} ({ledger.label}, live)")
+    for name in ("test_accuracy", "test_loss"):
+        seen = running.history.get(name, np.zeros(0))
+        if len(seen := seen[np.isfinite(seen)]):
+            parts.append(f"{name.removeprefix('test_')} {seen[-1]:.3f}")
+            break
+    return ", ".join(parts)
 
 
 def run_controls(experiment: Experiment, quiet: bool = False) -> dict[str, Outcome]:

@@ -9,8 +9,8 @@ from fljax.dropout.information import (
     Learner,
     empirical_fisher,
     gate_fisher,
+    neuron_fisher,
     sample_labels,
-    true_fisher,
     unit_scores,
 )
 from fljax.models import logistic, make_loss, mlp
@@ -47,7 +47,9 @@ def test_true_fisher_of_logistic_regression_has_its_closed_form():
     probability = np.asarray(jax.nn.softmax(model.apply(p, X)), np.float64)
     x = np.asarray(X, np.float64)
     expected = np.mean(x[:, :, None] ** 2 * (probability * (1 - probability))[:, None, :], axis=0)
-    seen = true_fisher(jax.random.key(2), learner, p, jnp.tile(X, (4000, 1)))
+    many = jnp.tile(X, (4000, 1))
+    drawn = sample_labels(jax.random.key(2), learner, p, many)
+    seen = empirical_fisher(learner, p, many, drawn, jnp.ones(len(many)))
     kernel = next(v for v in jax.tree.leaves(seen) if v.shape == (3, 2))
     np.testing.assert_allclose(kernel, expected, rtol=0.06, atol=1e-3)
     labels = np.asarray(sample_labels(jax.random.key(3), learner, p, jnp.tile(X, (4000, 1)))).reshape(4000, 5)
@@ -65,6 +67,15 @@ def test_gate_fisher_is_the_derivative_by_a_gate():
     by_gate = np.mean([np.asarray(jax.grad(gated)(jnp.ones(4), i), np.float64) ** 2 for i in range(4)], axis=0)
     seen = gate_fisher(LEARNER, params(), X, Y, MASK)["dense_0"]
     np.testing.assert_allclose(seen, by_gate, rtol=1e-5, atol=1e-10)
+
+
+def test_a_neurons_information_is_that_of_its_incoming_weights_and_bias():
+    """Summed by hand over single gradients; the outgoing weights count for the neuron that they lead to."""
+    squares = [{n: np.asarray(v, np.float64) ** 2 for n, v in g["dense_0"].items()} for g in gradients()]
+    expected = np.mean([s["kernel"].sum(0) + s["bias"] for s in squares], axis=0)
+    seen = neuron_fisher(LEARNER, params(), X, Y, MASK)
+    assert set(seen) == {"dense_0"}
+    np.testing.assert_allclose(seen["dense_0"], expected, rtol=1e-5, atol=1e-10)
 
 
 def test_unit_scores_have_norm_one_whatever_the_data():

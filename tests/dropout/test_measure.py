@@ -83,6 +83,7 @@ def test_a_round_reports_the_energy_that_its_clients_keep():
     kept = [np.sum(np.square(u * m, dtype=np.float64), axis=tuple(range(1, u.ndim))) for u, m in pairs]
     expected = np.mean(sum(kept) / sum(energy))
     assert abs(float(info.client["kept_energy"]) - expected) < 1e-5
+    assert abs(float(info.client["snr_gain"]) - expected * 51 / 27) < 1e-5  # 27 of 51 parameters are kept
     assert 0.2 < expected < 0.95
 
 

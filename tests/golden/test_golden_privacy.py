@@ -3,19 +3,15 @@
 import math
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fljax.core.types import SamplingLaw
-from fljax.privacy import (
-    calibrate,
-    compose_epsilon,
-    effective_multiplier,
-    epsilon,
-    make_event,
-    rdp_epsilon,
-    split_multiplier,
-)
+from fljax.core.transform import Noise
+from fljax.core.types import Ctx, Hparams, SamplingLaw
+from fljax.privacy import calibrate, epsilon, make_event, rdp_epsilon
+from fljax.privacy.accounting import GRID, evaluate
+from fljax.privacy.noise import noise_stds, query_share
 from fljax.privacy.rdp import ORDERS, _rdp
 
 
@@ -150,13 +146,21 @@ JOINT = [
 ]
 
 
+def split(joint, share):
+    """(multiplier of the update, of the score) by the noise stage itself, for bounds of 1."""
+    one, h = jnp.float32(1.0), Hparams(noise_multiplier=joint, query_share=share).arrays()
+    ctx = Ctx(one, h, None, one, one, one, one, bounds={"payload": one, "query": one})
+    stds = noise_stds(ctx, query_share)
+    return float(stds["payload"]), float(stds["query"])
+
+
 @pytest.mark.parametrize(("law", "rounds", "delta", "target", "joint", "update"), JOINT)
 def test_multipliers_of_an_update_and_a_score(law, rounds, delta, target, joint, update):
     assert calibrate(law, target, rounds, delta) == pytest.approx(joint, rel=5e-3)
     for share, known in zip((0.05, 0.10, 0.20), update, strict=True):
-        z_update, z_score = split_multiplier(joint, (1 - share, share))
+        z_update, z_score = split(joint, share)
         assert z_update == pytest.approx(known, abs=1.1e-3)
-        assert effective_multiplier(z_update, z_score) == pytest.approx(joint, rel=1e-12)
+        assert (z_update**-2 + z_score**-2) ** -0.5 == pytest.approx(joint, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_multipliers_of_an_update_and_a_score(law, rounds, delta, target, joint,
 )
 def test_multipliers_of_the_score(target, joint, scores):
     for share, known in zip((0.05, 0.10, 0.20), scores, strict=True):
-        assert split_multiplier(joint, (1 - share, share))[1] == pytest.approx(known, abs=6e-3)
+        assert split(joint, share)[1] == pytest.approx(known, abs=6e-3)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +177,18 @@ def test_multipliers_of_the_score(target, joint, scores):
 )
 def test_paying_for_a_mask_in_some_rounds(score, queries, known):
     """N = 100, q = 0.1, z = 1 for the update, T = 100, delta = 1e-3; a noised score in some of the rounds."""
-    plain = make_event(SMALL, 1.0, 1)
-    paid = make_event(SMALL, effective_multiplier(1.0, score or math.inf), 1)
-    assert compose_epsilon([(plain, 100 - queries), (paid, queries)], 1e-3) == pytest.approx(known, abs=6e-4)
+    run = make_event(SMALL, 1.0, max(100 - queries, 1))
+    if queries:
+        both = make_event(SMALL, (1.0 + score**-2) ** -0.5, queries)
+        run = both if queries == 100 else replace(run, beside=(both,))
+    assert evaluate(run, 1e-3, "pld", GRID) == pytest.approx(known, abs=6e-4)
 
 
 def test_paying_by_zero_concentrated_privacy():
-    """The same run by RDP: 5.655, and 5.944 with 0.1-zCDP for the masks, composed without sampling."""
-    plain = make_event(SMALL, 1.0, 1)
-    masks = replace(plain, rate=1.0, noise=(2 * 0.1) ** -0.5)
-    assert compose_epsilon([(plain, 100)], 1e-3, accountant="rdp") == pytest.approx(5.655, abs=6e-4)
-    assert compose_epsilon([(plain, 100), (masks, 1)], 1e-3, accountant="rdp") == pytest.approx(5.944, abs=6e-4)
+    """The same run by RDP: 5.655, and 5.944 with 0.1-zCDP for masks, k choices of range sqrt(8 rho / k)."""
+    assert epsilon(SMALL, 1.0, 100, 1e-3, accountant="rdp") == pytest.approx(5.655, abs=6e-4)
+    for picks, every in ((64, 0), (16, 25)):  # all at once, or a quarter of it in each of four choices
+        width = (8 * 0.1 / 64) ** 0.5
+        detail = (("choice_range", width), ("choice_picks", picks), ("choice_warmup", 5), ("choice_every", every))
+        noise = Noise("gaussian", 1.0, "central", detail)
+        assert epsilon(SMALL, noise, 100, 1e-3, accountant="rdp") == pytest.approx(5.944, abs=6e-4)

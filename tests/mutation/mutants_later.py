@@ -7,9 +7,11 @@ from mutant import Mutant
 MECHANISMS, CORRELATED = "fljax/privacy/mechanisms.py", "fljax/privacy/correlated.py"
 RECORD, DPSGD = "fljax/privacy/record.py", "fljax/client/dpsgd.py"
 VALIDITY, ESTIMATE = "fljax/privacy/validity.py", "fljax/audit/estimate.py"
+ACCOUNTING, VOTES = "fljax/privacy/accounting.py", "fljax/dropout/votes.py"
 
 T_CORRELATED, T_ESTIMATE = "tests/privacy/test_correlated.py::", "tests/audit/test_audit_estimate.py::"
 T_VALIDITY = "tests/privacy/test_validity.py::"
+T_BESIDE = "tests/privacy/test_accounting_beside.py::"
 T_RECORD, T_DPSGD = "tests/privacy/test_record.py::", "tests/client/test_dpsgd.py::"
 
 CORRELATION = (
@@ -213,4 +215,70 @@ JUDGED = (
     ),
 )
 
-MUTANTS = (*CORRELATION, *RECORDS, *AUDITS, *JUDGED)
+PICKS = (
+    Mutant(
+        "picks_are_free",
+        35,
+        "what is released beside the rounds is not composed",
+        ACCOUNTING,
+        "parts = [event, *event.beside]",
+        "parts = [event]",
+        T_BESIDE + "test_both_accountants_and_the_live_curve_bound_the_same_run",
+    ),
+    Mutant(
+        "picks_one_choice",
+        35,
+        "all picks of a refresh cost as much as one",
+        MECHANISMS,
+        'picks = times * int(detail["choice_picks"])',
+        "picks = times",
+        T_BESIDE + "test_replacing_a_client_doubles_the_range_of_a_choice",
+    ),
+    Mutant(
+        "picks_once",
+        35,
+        "only the first choice of masks is paid for",
+        MECHANISMS,
+        "return 0 if rounds < first else (rounds - first) // every + 1",
+        "return 0 if rounds < first else 1",
+        T_BESIDE + "test_votes_are_counted_as_rounds_before_a_choice",
+    ),
+    Mutant(
+        "picks_of_half_the_range",
+        35,
+        "one choice is accounted with half its range",
+        ACCOUNTING,
+        "return _bounded_range(1.0 / event.noise, grid)",
+        "return _bounded_range(0.5 / event.noise, grid)",
+        T_BESIDE + "test_the_choice_of_neurons_is_covered",
+    ),
+    Mutant(
+        "picks_with_less_noise",
+        35,
+        "the noise on votes is that of one choice, not of all k",
+        VOTES,
+        "scale = jnp.sqrt(sum(counts.values()) / (8.0",
+        "scale = jnp.sqrt(1.0 / (8.0",
+        "tests/dropout/test_votes.py::test_the_scale_is_that_of_the_budget",
+    ),
+    Mutant(
+        "votes_are_told",
+        35,
+        "the sums of votes are told beside the picks",
+        VOTES,
+        "return jnp.maximum(count - place, 0.0).astype(jnp.float32)",
+        "return votes + jnp.maximum(count - place, 0.0).astype(jnp.float32)",
+        "tests/dropout/test_votes.py::test_picks_follow_the_exponential_mechanism_one_after_the_other",
+    ),
+    Mutant(
+        "private_rates_are_fine",
+        35,
+        "the length of an upload under local noise may tell private data",
+        VALIDITY,
+        'if chosen_by != "private" or trust in ("central", "distributed"):',
+        'if chosen_by != "private" or trust != "record":',
+        "tests/dropout/test_keep_rates.py::test_which_rates_an_epsilon_may_stand_beside",
+    ),
+)
+
+MUTANTS = (*CORRELATION, *RECORDS, *AUDITS, *JUDGED, *PICKS)

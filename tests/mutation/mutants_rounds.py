@@ -6,6 +6,7 @@ from mutant import Mutant
 
 AVERAGE, TRANSFORM = "fljax/server/average.py", "fljax/core/transform.py"
 ROUND, CLIENTS, EXECUTE = "fljax/server/round.py", "fljax/server/clients.py", "fljax/server/execute.py"
+CLAIMS = "fljax/server/claims.py"
 TREE, SCORES = "fljax/core/tree.py", "fljax/dropout/scores.py"
 
 T_NOISE, T_ADAPTIVE = "tests/privacy/test_noise.py::", "tests/privacy/test_adaptive.py::"
@@ -250,7 +251,7 @@ ROUNDS = (
         "nothing_is_bounded",
         34,
         "a part of the payload that nobody bounds has the bound zero",
-        ROUND,
+        CLAIMS,
         "jnp.float32(jnp.inf) for part",
         "jnp.float32(0.0) for part",
         REFUSED,
@@ -259,7 +260,7 @@ ROUNDS = (
         "unbounded_is_accepted",
         34,
         "a round in which nothing bounds one client states an epsilon",
-        ROUND,
+        CLAIMS,
         "if not jnp.isfinite(total_bound(ctx.bounds or {})):",
         "if jnp.isnan(total_bound(ctx.bounds or {})):",
         REFUSED,
@@ -268,18 +269,18 @@ ROUNDS = (
         "broken_budget_is_accepted",
         10,
         "a count that takes more than the whole budget is accepted",
-        ROUND,
-        "if not jnp.isfinite(self.transform.noise(ctx, state, jnp.float32(0.0))):",
-        "if jnp.isinf(self.transform.noise(ctx, state, jnp.float32(0.0))):",
+        CLAIMS,
+        "if not jnp.isfinite(parts.transform.noise(ctx, state, jnp.float32(0.0))):",
+        "if jnp.isinf(parts.transform.noise(ctx, state, jnp.float32(0.0))):",
         T_ADAPTIVE + "test_too_little_noise_on_the_bits_is_refused",
     ),
     Mutant(
         "aggregator_is_not_asked",
         34,
         "nobody asks the aggregator for its claim",
-        ROUND,
-        "joined = [self.transform.claim(hparams), self.aggregator.claim(hparams)]",
-        "joined = [self.transform.claim(hparams)]",
+        CLAIMS,
+        "joined = [parts.transform.claim(hparams), parts.aggregator.claim(hparams)]",
+        "joined = [parts.transform.claim(hparams)]",
         REFUSED,
     ),
 )
@@ -301,7 +302,7 @@ MASKS = (
         31,
         "clients that train everything also send what was not selected",
         CLIENTS,
-        'payload = payload | {"update": tree.keep(payload["update"], mask)}',
+        'payload = payload | {"update": tree.keep(payload["update"], kept)}',
         "payload = dict(payload)",
         T_MASKS + "test_what_clients_send_is_exactly_zero_off_the_mask",
     ),

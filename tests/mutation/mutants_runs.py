@@ -188,7 +188,7 @@ RUNS = (
         "noise_without_a_clip",
         7,
         "an experiment may ask for noise without a clip",
-        "fljax/sections.py",
+        "fljax/sections/privacy.py",
         "if noisy and self.clip == math.inf:",
         "if noisy and self.clip < 0:",
         T_MATCHES + "test_experiments_that_contradict_privacy_are_refused_when_they_are_written",

@@ -13,13 +13,8 @@ from fljax.core.check import FljaxError
 from fljax.core.transform import Noise
 from fljax.core.types import Hparams, SamplingLaw
 from fljax.data.federated import Batch, Dataset, Examples, FederatedData
-from fljax.privacy.record import (
-    private_gradient,
-    record_event,
-    smallest_client,
-    state_record_privacy,
-    with_size,
-)
+from fljax.privacy.mechanisms import make_event
+from fljax.privacy.record import EVERY_TURN, private_gradient, smallest_client, state_record_privacy, with_size
 from fljax.sim.build import build, calibrated, resolve
 
 S, Z, SIZE = 0.3, 1.7, 5
@@ -166,10 +161,10 @@ def poisson_event(rate, z, steps):
 
 def test_epsilon_of_one_client_is_that_of_the_literature():
     """q = 0.01, z = 2, 10,000 steps: 2.162774; ten examples in batches of sixteen: Gaussian, analytic 4.377178."""
-    event = record_event(claim(2.0, 100.0, 20.0, 188.0), 10_000, 500)
+    event = make_event(EVERY_TURN, with_size(claim(2.0, 100.0, 20.0, 188.0), 10_000), 500)
     assert (event.rounds, event.rate, event.truncation) == (10_000, 0.01, (10_000, 188))
     np.testing.assert_allclose(pld(event.dp_event, 1e-5), 2.162774, rtol=1e-4)
-    event = record_event(claim(10.0, 16.0, 10.0, 56.0), 10, 10)
+    event = make_event(EVERY_TURN, with_size(claim(10.0, 16.0, 10.0, 56.0), 10), 10)
     assert (event.rounds, event.rate, event.truncation) == (100, 1.0, None)
     np.testing.assert_allclose(pld(event.dp_event, 1e-5), 4.377178, rtol=1e-4)
     assert (event.unit, event.trust, event.relation) == ("example", "record", "add_or_remove_one")

@@ -21,6 +21,9 @@ TABLE += [
     (trust, "paid", support, VALID) for trust in ("central", "distributed", "local") for support in ("mask", "dense")
 ]
 TABLE += [("record", "paid", support, REFUSED) for support in ("mask", "dense")]  # nobody noises the query
+TABLE += [  # a server that sees the sum of the votes picks
+    (trust, "votes", support, VALID if trust == "central" else REFUSED) for trust in EXACT for support in SUPPORTS
+]
 TABLE += [(trust, "exact", "mask", kept) for trust, (kept, _) in EXACT.items()]
 TABLE += [(trust, "exact", "dense", dense) for trust, (_, dense) in EXACT.items()]
 
@@ -32,7 +35,7 @@ LABEL = (
 
 def test_the_table_is_whole():
     assert {(t, s, u) for t, s, u, _ in TABLE} == {(t, s, u) for t in EXACT for s in SOURCES for u in SUPPORTS}
-    assert len(TABLE) == 4 * 7 * 2
+    assert len(TABLE) == 4 * 8 * 2
 
 
 @pytest.mark.parametrize(("trust", "source", "support", "verdict"), TABLE)
@@ -44,7 +47,8 @@ def test_judge(trust, source, support, verdict):
         assert claim == Claim(values_only=LABEL)
     else:
         assert claim == Claim(reason=claim.reason)
-        assert ("record level" if trust == "record" else "private masks kept") in claim.reason
+        says = {"votes": "sees the sum of the votes"}.get(source, "private masks kept")
+        assert ("record level" if trust == "record" else says) in claim.reason
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The scan: conditions that stay conditions, one trace for all numbers, and chunks that change nothing."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import small_run
 import tiny
 
 from fljax.core.types import Hparams
-from fljax.sim.engine import Call, bytes_sent, compile_call, drive, steady
+from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, steady
 from fljax.sim.evaluate import held_data
 
 TRIALS = 2
@@ -80,6 +82,33 @@ def test_a_remainder_gives_the_same_run_as_another_chunking():
     assert tiny.same_bits(three.state, five.state)
     assert small_run.same_history(three.history, five.history)
     assert all(len(v) == small_run.ROUNDS for v in three.history.values())
+
+
+def test_calls_cut_short_by_time_give_the_same_run():
+    """Every round is longer than the limit: calls of one round, in the program that was compiled for five."""
+    data, held = small_run.program().dataset.train, held_data(small_run.program().dataset)
+    numbers = small_run.experiment().hparams().arrays()
+    when = small_run.schedule()._replace(until=jnp.int32(0))
+    seen = []
+    args = (small_run.compiled(5), small_run.begin(), when, jax.random.key(0), data, held, numbers)
+    done, times = drive(*args, seconds=1e-9, after_call=lambda r: seen.append(r.done))
+    assert seen == list(range(1, small_run.ROUNDS + 1)) and [count for count, _ in times] == [1] * small_run.ROUNDS
+    whole = small_run.drive_it(3)
+    assert tiny.same_bits(done.state, whole.state)
+    assert small_run.same_history(done.history, whole.history)
+
+
+def test_the_pace_follows_the_slower_of_the_last_two_calls():
+    """Half of the limit, by rounds / seconds measured; one round first, then at most four times as many."""
+    assert paced([], 5.0) == 1
+    assert paced([(1, 0.001)], 5.0) == 4
+    assert paced([(16, 0.1), (64, 0.4)], 5.0) == 256
+    assert paced([(10, 1.0), (20, 4.0)], 5.0) == 12  # 0.2 s a round: 2.5 s are 12 rounds
+    assert paced([(10, 4.0), (20, 2.0)], 5.0) == 6  # the call before was slower: 0.4 s a round
+    assert paced([(9, 90.0), (1, 0.1), (1, 0.1)], 5.0) == 4
+    assert paced([(1, 60.0)], 5.0) == 1
+    assert paced([(1, 0.0)], 5.0) == 4
+    assert paced([(7, 9.0)], math.inf) >= 10**6
 
 
 def test_metrics_of_the_evaluation_exist_in_its_rounds_and_in_the_last():

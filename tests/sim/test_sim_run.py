@@ -49,6 +49,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_same_run(whole, tmp_path, monke
             raise Stopped
 
     monkeypatch.setattr(checkpoint, "save", save_and_die)
+    monkeypatch.setattr("fljax.sim.run.KEEP_EVERY_S", 0.0)
     with pytest.raises(Stopped):
         run(small_run.experiment(seed=SEED), out=tmp_path, quiet=True)
     monkeypatch.undo()

@@ -1,0 +1,26 @@
+"""The sections of an experiment: one frozen model each. What is traced is marked here and nowhere else."""
+
+from fljax.sections.base import Section, Traced
+from fljax.sections.dropout import CompressConfig, DevicesConfig, DropoutConfig
+from fljax.sections.learning import ClientConfig, DataConfig, ModelConfig, SamplerConfig, ServerConfig
+from fljax.sections.privacy import PURE, PrivacyConfig
+from fljax.sections.running import DrawnConfig, PerfConfig, SearchConfig, SweepConfig
+
+__all__ = [
+    "PURE",
+    "ClientConfig",
+    "CompressConfig",
+    "DataConfig",
+    "DevicesConfig",
+    "DrawnConfig",
+    "DropoutConfig",
+    "ModelConfig",
+    "PerfConfig",
+    "PrivacyConfig",
+    "SamplerConfig",
+    "SearchConfig",
+    "Section",
+    "ServerConfig",
+    "SweepConfig",
+    "Traced",
+]

@@ -1,0 +1,59 @@
+"""What a run would do and cost, before it runs: programs, memory, operations, time, and what may be claimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fljax.config import Experiment
+from fljax.sim import memory
+from fljax.sim.build import Program
+from fljax.sim.devices import forward_flops, local_examples
+from fljax.sim.engine import drive
+from fljax.sim.run import begin, compile_fitting
+
+TRIED = 3
+"""Rounds that are run to measure one; the first warms up."""
+
+
+def forecast(experiment: Experiment, quiet: bool = False) -> dict[str, Any]:
+    """Compiles an experiment, runs three of its rounds, and keeps nothing.
+
+    Returns:
+      JSON values: ``programs``, ``chunk`` and ``padding_waste`` (clients at a time, and steps executed for each that
+      counts), ``memory`` in bytes, ``flops_per_round`` (of the layers' products: three times a forward pass for each
+      example, in an expected cohort), ``seconds`` to compile, per round, and in all, and the ``privacy`` statement.
+
+    Raises:
+      FljaxError: whatever ``run`` refuses before its first round.
+    """
+    begun, executable, (schedule, *inputs), compile_s = compile_fitting(
+        experiment, begin(experiment, None, False), quiet
+    )
+    need, free = memory.needed(executable), memory.free()
+    rounds = min(TRIED, begun.rounds)
+    short = schedule._replace(rounds=np.int32(rounds), every=np.int32(2**30))
+    _, times = drive(executable, begun.running, short, *inputs, seconds=1e-9)  # one round a call
+    each = float(np.median([seconds for _, seconds in times[1:] or times]))
+    program = begun.program
+    return {
+        "name": experiment.name,
+        "rounds": begun.rounds,
+        "programs": 1 + len(experiment.controls),
+        "chunk": program.chunk,
+        "padding_waste": program.waste,
+        "memory": {"data_and_states": need.arguments, "while_it_runs": need.more, "free": free},
+        "flops_per_round": round_flops(experiment, program),
+        "seconds": {"compile": compile_s, "per_round": each, "expected": compile_s + each * begun.rounds},
+        "privacy": begun.statement.sentence(),
+    }
+
+
+def round_flops(experiment: Experiment, program: Program) -> float:
+    """Floating-point operations of an expected cohort's local training in a dense round."""
+    train, record = program.dataset.train, experiment.privacy.mechanism == "record_gaussian"
+    examples = np.asarray(local_examples(experiment.client, record, train.max_size, jnp.asarray(train.sizes)))
+    expected = float(program.sampler.expected(experiment.hparams())) / program.sampler.population
+    return 3.0 * forward_flops(experiment, program.model, program.dataset)(()) * expected * float(examples.sum())

@@ -1,0 +1,65 @@
+"""Being asked to stop: Ctrl-C and SIGTERM wait for the end of the running call, so that a checkpoint can be written."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Interrupted(KeyboardInterrupt):
+    """Work that was stopped between two calls. ``signal``: the number of the signal that asked for it."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.signal = number
+
+
+class Check(Protocol):
+    """What ``stop_requests`` yields."""
+
+    def __call__(self, done: str, first: Callable[[], None] = ..., /) -> None:
+        """Raises Interrupted if a stop was asked for."""
+
+
+@contextmanager
+def stop_requests(quiet: bool = False) -> Iterator[Check]:
+    """Catches Ctrl-C and SIGTERM while it lasts.
+
+    Yields:
+      ``check(done, first)``, to be called between two calls: if one of the two was asked for, calls ``first()``, which
+      may write a checkpoint, and raises Interrupted("stopped by Ctrl-C " + done); otherwise it does nothing.
+
+    A second Ctrl-C stops at once. Outside of the main thread, which signals do not reach, nothing is caught.
+
+    Args:
+      quiet: do not say on stderr that the request was heard.
+    """
+    asked: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        if asked:
+            raise Interrupted(f"stopped by {NAMES[number]} at once", number)
+        asked.append(number)
+        if not quiet:
+            print("\nstopping at the end of this call; again to stop at once", file=sys.stderr, flush=True)
+
+    def check(done: str, first: Callable[[], None] = lambda: None) -> None:
+        if asked:
+            first()
+            raise Interrupted(f"stopped by {NAMES[asked[0]]} {done}", asked[0])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {number: signal.signal(number, remember) for number in NAMES}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
