@@ -1,12 +1,17 @@
-"""A sweep: per static structure one program, compiled once and vmapped over trials, in batches of fixed width.
+"""Batches of a sweep: per static structure one program, compiled once and vmapped over trials, of fixed width.
 
-Results of a trial may differ in the last bits with the width of the batch, so the width of a group is fixed and its
-last batch is filled up with repeats, whose results are dropped. The data are one unbatched argument of the program.
+Results of a trial may differ in the last bits with the width of the batch, so the width is planned and kept, and a
+batch of fewer trials is filled up with repeats, whose results are dropped. The data are one unbatched argument of the
+program.
 """
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,16 +20,28 @@ import numpy as np
 
 from fljax.config import Experiment
 from fljax.core import tree
+from fljax.core.check import FljaxError
+from fljax.core.keys import stream
 from fljax.core.types import Hparams
 from fljax.data import Dataset
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
+from fljax.sim import checkpoint
 from fljax.sim.build import Program, build, calibrated, load_data, privacy_ledger, resolve
 from fljax.sim.devices import make_clock
 from fljax.sim.engine import Running, Schedule, Timing, compile_call, drive, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
+from fljax.sim.interrupt import Interrupted
 from fljax.sim.progress import Progress, said
-from fljax.sweep.grid import Group, Trial, axes, expand, group
+from fljax.sweep.files import remove
+from fljax.sweep.grid import Trial, axes
+from fljax.sweep.plan import Batch, Plan, make_plan
+
+CHECKPOINT_EVERY_S = 5.0
+"""Seconds of a batch between two checkpoints: less often than calls, so that short calls cost nothing."""
+
+History = dict[str, np.ndarray]
+Check = Callable[[str], None]
 
 
 class GroupTiming(NamedTuple):
@@ -37,7 +54,7 @@ class GroupTiming(NamedTuple):
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """A finished sweep.
+    """A finished sweep, in memory.
 
     experiment: with its sweep. trials: in order. statements: one per trial. history: metrics [R, T] by name, NaN where
     a group does not have a metric. timings: one per compiled program.
@@ -46,7 +63,7 @@ class SweepOutcome:
     experiment: Experiment
     trials: list[Trial]
     statements: list[PrivacyStatement]
-    history: dict[str, np.ndarray]
+    history: History
     timings: list[GroupTiming]
 
     @property
@@ -55,107 +72,11 @@ class SweepOutcome:
         assert self.experiment.sweep is not None
         return axes(self.experiment.sweep)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the cells with mean ± std over seeds, what may be claimed, what the programs cost."""
+        from fljax.sweep.show import outcome_view
 
-def run_sweep(experiment: Experiment, *, quiet: bool = False) -> SweepOutcome:
-    """Runs all trials of an experiment with a sweep.
-
-    Raises:
-      FljaxError: no sweep in the experiment, an invalid cell, a privacy budget that cannot be promised.
-    """
-    trials = expand(experiment)
-    data: dict[str, Dataset] = {}
-    histories: list[dict[str, np.ndarray] | None] = [None] * len(trials)
-    statements: list[PrivacyStatement | None] = [None] * len(trials)
-    timings = []
-    with Progress(len(trials), experiment.name, quiet=quiet) as bar:
-        for members in group(trials):
-            config = members.trials[0].experiment.data
-            name = config.model_dump_json()
-            if name not in data:
-                data[name] = load_data(config)
-            dataset = data[name]
-            finished, said_of, timing = run_group(members, dataset, quiet, lambda n: bar.update(_count(histories) + n))
-            for trial, history, statement in zip(members.trials, finished, said_of, strict=True):
-                histories[trial.number], statements[trial.number] = history, statement
-            timings.append(GroupTiming(members.label, len(members.trials), timing))
-    return SweepOutcome(experiment, trials, [s for s in statements if s], _joined(histories), timings)
-
-
-def plan(experiment: Experiment) -> dict[str, Any]:
-    """What a sweep would do: trials, rounds, compiled programs, and the privacy of every cell; runs nothing.
-
-    Raises FljaxError as ``run_sweep`` does: no sweep, an invalid cell, a budget that cannot be promised.
-    """
-    trials = expand(experiment)
-    assert experiment.sweep is not None
-    programs, privacy = [], {}
-    for members in group(trials):
-        experiments = [t.experiment for t in members.trials]
-        program = build(experiments[0], load_data(experiments[0].data), max(e.sampler.rate for e in experiments))
-        programs.append({"program": members.label, "trials": len(experiments)})
-        for trial, (_, said_of, _) in zip(members.trials, _resolve_all(experiments, program), strict=True):
-            fields = [name for name in trial.values if name.startswith(("privacy.", "sampler.", "rounds"))]
-            cell = ", ".join(f"{name}={trial.values[name]}" for name in fields) or "every cell"
-            privacy[cell] = said_of.sentence()
-    return {
-        "name": experiment.name,
-        "trials": len(trials),
-        "rounds": experiment.rounds,
-        "programs": programs,
-        "privacy": privacy,
-    }
-
-
-def run_group(
-    members: Group, dataset: Dataset, quiet: bool = False, tell=lambda done: None
-) -> tuple[list[dict[str, np.ndarray]], list[PrivacyStatement], Timing]:
-    """Runs the trials of one structure: (history of each trial, statement of each trial, timing of the program)."""
-    experiments = [t.experiment for t in members.trials]
-    first = experiments[0]
-    program = build(first, dataset, max_rate=max(e.sampler.rate for e in experiments))
-    with said(f"{members.label}: calibrating the noise", quiet):
-        resolved = _resolve_all(experiments, program)
-    width = min(first.perf.trials_per_batch, len(experiments))
-    call, schedule, held = _vmapped(program, first), _schedule(first), held_data(dataset)
-    numbers = [r.hparams.arrays() for r in resolved]
-    executable, compile_s, histories, times = None, 0.0, [], []
-    for begin in range(0, len(experiments), width):
-        rows = [min(begin + i, len(experiments) - 1) for i in range(width)]
-        batch = tree.stack([numbers[r] for r in rows])
-        keys = jax.vmap(jax.random.key)(jnp.array([experiments[r].seed for r in rows]))
-        state = jax.jit(jax.vmap(lambda k, h: program.round.init(k, program.model.init(_init_key(k)), h)))(keys, batch)
-        if executable is None:
-            with said(f"{members.label}: compiling one program for {len(experiments)} trials", quiet):
-                args = (jnp.int32(0), schedule, keys, state, dataset.train, held, batch)
-                executable, compile_s = compile_call(call, *args)
-        done, spent = drive(executable, Running(0, state, {}), schedule, keys, dataset.train, held, batch, round_axis=1)
-        times += [(rounds * width, seconds) for rounds, seconds in spent]
-        used = min(width, len(experiments) - begin)
-        histories += [{name: v[i] for name, v in done.history.items()} for i in range(used)]
-        tell(len(histories))
-    timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
-    clock = make_clock(first, program.model, dataset)
-    histories = [clock(history) for history in histories]
-    for history, trial in zip(histories, resolved, strict=True):
-        if len(trial.ledger.spent):
-            history["epsilon_spent"] = trial.ledger.spent
-    return histories, [r.statement for r in resolved], timing
-
-
-def _init_key(key: Any) -> Any:
-    from fljax.core.keys import stream
-
-    return stream(key, "init")
-
-
-def _vmapped(program: Program, experiment: Experiment) -> Any:
-    evaluate = make_evaluate(program.model, program.loss, program.local)
-    call = make_call(program.round, evaluate, min(experiment.perf.rounds_per_call, experiment.rounds))
-    return jax.vmap(call, in_axes=(None, None, 0, 0, None, None, 0))
-
-
-def _schedule(experiment: Experiment) -> Schedule:
-    return Schedule(jnp.int32(experiment.rounds), jnp.int32(experiment.eval_every))
+        return outcome_view(self)
 
 
 class Resolved(NamedTuple):
@@ -166,7 +87,224 @@ class Resolved(NamedTuple):
     ledger: Ledger
 
 
-def _resolve_all(experiments: list[Experiment], program: Program) -> list[Resolved]:
+class Done(NamedTuple):
+    """A batch that ran. histories: metrics [T] of each trial. compile_s: 0 where an earlier batch compiled the program.
+
+    times: [(rounds times trials, seconds)] of every call.
+    """
+
+    batch: Batch
+    resolved: list[Resolved]
+    histories: list[History]
+    compile_s: float
+    times: list[tuple[int, float]]
+
+
+class Saved(NamedTuple):
+    """Where the checkpoint of a running batch goes, and what it is known by."""
+
+    path: Path
+    header: dict[str, Any]
+
+
+def run_sweep(experiment: Experiment, *, quiet: bool = False) -> SweepOutcome:
+    """Runs all trials of an experiment with a sweep, and keeps nothing on disk (``sweep_into`` does).
+
+    Raises:
+      FljaxError: no sweep in the experiment, an adaptive search, an invalid cell, a budget that cannot be promised.
+    """
+    if experiment.sweep is not None and experiment.sweep.search is not None:
+        raise FljaxError("Expected an adaptive search to have a folder for its results. Use `fljax sweep`.")
+    plan = make_plan(experiment)
+    finished: list[Done] = []
+    with Progress(len(plan.rows["trial"]), experiment.name, quiet) as bar:
+        runner = make_runner(plan, list(plan.shards), quiet)
+        for shard in plan.shards:
+            finished.append(runner(shard, None))
+            bar.update(sum(len(done.histories) for done in finished))
+    order = sorted(  # numbers are distinct: nothing else is compared
+        (trial.number, trial, history, resolved.statement)
+        for done in finished
+        for trial, history, resolved in zip(done.batch.trials, done.histories, done.resolved, strict=True)
+    )
+    trials, histories = [o[1] for o in order], [o[2] for o in order]
+    return SweepOutcome(experiment, trials, [o[3] for o in order], joined(histories), _timings(finished))
+
+
+class Kept(NamedTuple):
+    """What later runners of the same process can use: data by configuration, executables by what they depend on."""
+
+    data: dict[str, Dataset]
+    compiled: dict[tuple, Callable]
+
+
+def make_runner(
+    plan: Plan, pending: list[str], quiet: bool = False, check: Check | None = None, kept: Kept | None = None
+) -> Callable[[str, Saved | None], Done]:
+    """Builds (shard id, where its checkpoint goes) -> the batch, run.
+
+    Args:
+      plan: of the sweep.
+      pending: shards that may be asked for. The noise of all of those of one structure is calibrated at once.
+      quiet: no progress.
+      check: called between two calls; may raise to stop the batch, whose checkpoint is written before.
+      kept: data and executables of earlier runners.
+
+    The program of a structure is built and compiled when its first batch is asked for, and dropped with the next
+    structure unless it is kept. Data are loaded once.
+    """
+    data, compiled = kept or Kept({}, {})
+    ready: dict[int, Ready] = {}
+
+    def run(shard: str, saved: Saved | None) -> Done:
+        first = plan.shards[shard][0]
+        group = int(plan.rows["group"][first])
+        if group not in ready:
+            ready.clear()
+            if kept is None:
+                compiled.clear()
+            batches = [plan.batch(s) for s in pending if int(plan.rows["group"][plan.shards[s][0]]) == group]
+            config = batches[0].trials[0].experiment.data
+            name = config.model_dump_json()
+            if name not in data:
+                data[name] = load_data(config)
+            ready[group] = get_ready(batches, data[name], compiled, quiet)
+        return _run_batch(ready[group], shard, saved, quiet, check)
+
+    return run
+
+
+class Ready(NamedTuple):
+    """What the batches of one structure share. compiled: see Kept; filled when needed."""
+
+    dataset: Dataset
+    batches: dict[str, Batch]
+    programs: dict[float, Program]
+    resolved: dict[int, Resolved]
+    compiled: dict[tuple, Callable]
+    structure: str
+
+    @property
+    def trials(self) -> int:
+        """How many trials all of its batches hold."""
+        return sum(len(b.trials) for b in self.batches.values())
+
+
+def get_ready(batches: list[Batch], dataset: Dataset, compiled: dict[tuple, Callable], quiet: bool) -> Ready:
+    """Builds the program of a structure and calibrates the noise of its trials."""
+    first, numbers = batches[0].trials[0].experiment, {}
+    programs = {rate: build(first, dataset, max_rate=rate) for rate in dict.fromkeys(b.rate for b in batches)}
+    with said(f"{batches[0].label}: calibrating the noise", quiet):
+        for rate, program in programs.items():
+            trials = [t for b in batches if b.rate == rate for t in b.trials]
+            resolved = resolve_all([t.experiment for t in trials], program)
+            numbers |= {t.number: r for t, r in zip(trials, resolved, strict=True)}
+    return Ready(dataset, {b.shard: b for b in batches}, programs, numbers, compiled, first.structure())
+
+
+class BegunBatch(NamedTuple):
+    """A batch before its first call. inputs: of ``drive``, behind the start. compile_s: 0 if it was compiled before."""
+
+    program: Program
+    resolved: list[Resolved]
+    start: Running
+    executable: Callable
+    inputs: tuple
+    compile_s: float
+
+
+def begin_batch(ready: Ready, shard: str, saved: Saved | None = None, quiet: bool = False) -> BegunBatch:
+    """Compiles the program of a shard, unless it is there, and makes its first state, or finds a later one."""
+    batch = ready.batches[shard]
+    experiments = [t.experiment for t in batch.trials]
+    resolved = [ready.resolved[t.number] for t in batch.trials]
+    first, program, dataset = experiments[0], ready.programs[batch.rate], ready.dataset
+    call, schedule, held = _vmapped(program, first), _schedule(first), held_data(dataset)
+    rows = [min(i, len(experiments) - 1) for i in range(batch.width)]
+    numbers = tree.stack([resolved[r].hparams.arrays() for r in rows])
+    keys = jax.vmap(jax.random.key)(jnp.array([experiments[r].seed for r in rows]))
+    state = jax.jit(jax.vmap(lambda k, h: program.round.init(k, program.model.init(stream(k, "init")), h)))(
+        keys, numbers
+    )
+    start, compile_s, kind = _start(saved, Running(0, state, {})), 0.0, (ready.structure, batch.width, batch.rate)
+    if kind not in ready.compiled:
+        with said(f"{batch.label}: compiling one program for {ready.trials} trials", quiet):
+            args = (jnp.int32(0), schedule, keys, start.state, dataset.train, held, numbers)
+            ready.compiled[kind], compile_s = compile_call(call, *args)
+    inputs = (schedule, keys, dataset.train, held, numbers)
+    return BegunBatch(program, resolved, start, ready.compiled[kind], inputs, compile_s)
+
+
+def _run_batch(ready: Ready, shard: str, saved: Saved | None, quiet: bool, check: Check | None) -> Done:
+    """Runs the trials of one shard."""
+    batch, begun = ready.batches[shard], begin_batch(ready, shard, saved, quiet)
+    first = batch.trials[0].experiment
+    after = _between_calls(saved, check, first.rounds)
+    seconds = first.perf.seconds_per_call
+    done, spent = drive(begun.executable, begun.start, *begun.inputs, round_axis=1, seconds=seconds, after_call=after)
+    times = [(rounds * batch.width, took) for rounds, took in spent]
+    histories = _finished(first, begun.program, ready.dataset, done, begun.resolved)
+    return Done(batch, begun.resolved, histories, begun.compile_s, times)
+
+
+def _finished(
+    first: Experiment, program: Program, dataset: Dataset, done: Running, resolved: list[Resolved]
+) -> list[History]:
+    """The history of each trial, with the simulated clock and what was spent by round."""
+    clock = make_clock(first, program.model, dataset)
+    histories = [clock({name: v[i] for name, v in done.history.items()}) for i in range(len(resolved))]
+    for history, trial in zip(histories, resolved, strict=True):
+        if len(trial.ledger.spent):
+            history["epsilon_spent"] = trial.ledger.spent
+    return histories
+
+
+def _start(saved: Saved | None, begin: Running) -> Running:
+    """Where a batch begins: at its checkpoint, if there is a good one."""
+    if saved is None or not saved.path.exists():
+        return begin
+    try:
+        return checkpoint.restore(saved.path, begin.state, saved.header)
+    except FljaxError as error:
+        print(f"{error} The batch starts anew.", file=sys.stderr)
+        remove(saved.path)
+        return begin
+
+
+def _between_calls(saved: Saved | None, check: Check | None, rounds: int) -> Callable[[Running], None]:
+    """What happens between two calls: a checkpoint now and then, and the end if somebody asked for it."""
+    last = time.monotonic()
+
+    def after_call(running: Running) -> None:
+        nonlocal last
+        if running.done == rounds:
+            return
+        try:
+            if check is not None:
+                check("")
+        except Interrupted:
+            if saved is not None:
+                checkpoint.save(saved.path, running, saved.header)
+            raise
+        if saved is not None and time.monotonic() - last >= CHECKPOINT_EVERY_S:
+            checkpoint.save(saved.path, running, saved.header)
+            last = time.monotonic()
+
+    return after_call
+
+
+def _vmapped(program: Program, experiment: Experiment) -> Callable:
+    evaluate = make_evaluate(program.model, program.loss, program.local)
+    call = make_call(program.round, evaluate, min(experiment.perf.rounds_per_call, experiment.rounds))
+    return jax.vmap(call, in_axes=(None, None, 0, 0, None, None, 0))
+
+
+def _schedule(experiment: Experiment) -> Schedule:
+    rounds = jnp.int32(experiment.rounds)
+    return Schedule(rounds, jnp.int32(experiment.eval_every), until=rounds)
+
+
+def resolve_all(experiments: list[Experiment], program: Program) -> list[Resolved]:
     """Numbers, with calibrated noise, and statements; trials that privacy does not tell apart share one statement."""
     noises = calibrated(experiments, program)
     known: dict[Any, PrivacyStatement] = {}
@@ -183,21 +321,28 @@ def _resolve_all(experiments: list[Experiment], program: Program) -> list[Resolv
     return result
 
 
-def _count(histories: list) -> int:
-    return sum(h is not None for h in histories)
+def _timings(finished: list[Done]) -> list[GroupTiming]:
+    """What each program cost, in the order in which they ran."""
+    timings = []
+    for group in dict.fromkeys(done.batch.group for done in finished):
+        members = [done for done in finished if done.batch.group == group]
+        times = [t for done in members for t in done.times]
+        total = sum(seconds for _, seconds in times)
+        timing = Timing(sum(done.compile_s for done in members), steady(times), total)
+        timings.append(GroupTiming(members[0].batch.label, sum(len(d.histories) for d in members), timing))
+    return timings
 
 
-def _joined(histories: list[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray]:
-    """Histories of all trials as [R, T] arrays by name."""
-    done = [h for h in histories if h is not None]
-    names = dict.fromkeys(name for h in done for name in h)
-    length = max(len(h["participants"]) for h in done)
+def joined(histories: list[History]) -> History:
+    """Histories of all trials as [R, T] arrays by name; NaN where one does not have a metric, or was over."""
+    names = dict.fromkeys(name for h in histories for name in h)
+    length = max(len(h["participants"]) for h in histories)
 
-    def column(history: dict[str, np.ndarray], name: str) -> np.ndarray:
+    def column(history: History, name: str) -> np.ndarray:
         values = history.get(name)
         row = np.full(length, np.nan) if values is None or len(values) < length else values
         if values is not None and len(values) < length:
             row[: len(values)] = values
         return row
 
-    return {name: np.stack([column(h, name) for h in done]) for name in names}
+    return {name: np.stack([column(h, name) for h in histories]) for name in names}

@@ -1,27 +1,25 @@
-"""The result store: one folder per run or sweep, two Parquet tables and a manifest, written and read by DuckDB.
+"""The results of a run or a sweep: one folder with a manifest and append-only shards, written and read by DuckDB.
 
     results/<name>/
-      manifest.json     what ran: format, kind, name, title, experiment, axes, privacy statements, timing, provenance
-      trials.parquet    one row per trial: the swept fields under their dotted names, then the final metrics
-      curves.parquet    one row per (trial, evaluated round)
+      manifest.json          what ran: kind, name, title, experiment, axes, privacy, timing, provenance; its plan
+      .plan-<digest>.parquet which trials there are, and which shard holds them
+      shards/<id>/           trials.parquet, curves.parquet, shard.json (see fljax/sweep/shards.py)
+      quarantine/            shards that were found damaged, and were done anew
 
-**Crash safety.** Everything is first written to hidden temporary names in the same folder and flushed to disk; then
-the tables are renamed into place, the manifest last. The manifest holds a SHA-256 digest of each table, and the tables
-that are replaced stay beside the new ones as ``*.previous`` until it is in place. A reader takes the file whose digest
-matches, so a writer that is killed at any point leaves either the old results or the new ones, never a mixture.
+**Crash safety.** Everything is written under a temporary name, flushed, and renamed. The manifest names its plan, the
+plan names its shards, and neither is changed in place: a writer that is killed at any point leaves the old results or
+the new ones, never a mixture. Every file has a SHA-256 digest that is checked when the results are opened.
 
-**Numbers.** The manifest is strict JSON. What JSON cannot say is written as the strings ``"Infinity"``, ``"-Infinity"``
-and ``"NaN"`` and restored to floats on reading (these three words are therefore reserved). In the tables NaN and NULL
-are one thing, a missing value: NaN in columns of numbers, ``""`` in columns of text. Nothing is ever unpickled.
+**Numbers.** JSON is strict. What it cannot say is written as the strings ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``
+and restored to floats on reading (these three words are therefore reserved). In the tables NaN and NULL are one thing,
+a missing value: NaN in columns of numbers, ``""`` in columns of text. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
-import html
 import json
 import math
-import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,27 +29,35 @@ from typing import Any
 import numpy as np
 
 from fljax.core.check import FljaxError
+from fljax.sweep.files import (
+    Columns,
+    as_table,
+    connect,
+    decode,
+    encode,
+    plain,
+    quote,
+    read_json,
+    remove,
+    write_json,
+    writing,
+)
+from fljax.sweep.plan import PLAN_COLUMNS, load_rows, save_plan
+from fljax.sweep.shards import SHARDS, TABLES, is_there, read_info, table_path, write_shard
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; a reader refuses newer ones."""
 
 MANIFEST = "manifest.json"
-TABLES = ("trials", "curves")
 _NO_METRICS = ("trial", "epsilon", "delta", "noise_multiplier")
-
-_STAGED = ".fljax-"  # prefix of temporary names
-_PREVIOUS = ".previous"  # suffix of the tables that a running replacement takes the place of
-_SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
-
-Columns = dict[str, np.ndarray]
 
 
 def check_target(folder: str | Path, name: str) -> None:
     """Raises FljaxError unless results of the experiment ``name`` may be written to the folder; changes nothing.
 
     Allowed are: a folder that does not exist or is empty, one that holds results of the same name, and one in which an
-    earlier write of the same name was interrupted. Hidden entries (``.shards`` and the like) are not looked at.
-    Call it before a long computation, so that the refusal does not come after it.
+    earlier write of the same name was interrupted. Hidden entries are not looked at. Call it before a long
+    computation, so that the refusal does not come after it.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -59,6 +65,8 @@ def check_target(folder: str | Path, name: str) -> None:
     if not folder.is_dir():
         raise FljaxError(f"Expected folder={str(folder)!r} to be a folder, found a file. Choose another --out.")
     visible = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if visible == [SHARDS] and not any((folder / SHARDS).iterdir()):
+        return  # a first write that was interrupted at once
     held = _held_name(folder) if visible else name
     if held is None:
         raise FljaxError(f"Expected {str(folder)!r} to be empty or of fljax, found {visible[0]!r}. Choose another one.")
@@ -69,22 +77,24 @@ def check_target(folder: str | Path, name: str) -> None:
 def _held_name(folder: Path) -> str | None:
     """Of which experiment the folder holds results, whole or half in place; None where nothing was put in place."""
     if (folder / MANIFEST).exists():
-        return _read_manifest(folder / MANIFEST)["name"]
-    try:  # a first write that was interrupted: the tables may be in place, the manifest is still staged
-        return _read_manifest(_staged(folder, MANIFEST))["name"]
-    except FljaxError:
-        return None
+        return read_manifest(folder)["name"]
+    for path in sorted(folder.glob(f"{SHARDS}/*/shard.json")):  # a first write that was interrupted
+        try:
+            return read_info(folder, path.parent.name, check=False)["name"]
+        except (FljaxError, KeyError):
+            continue
+    return None
 
 
 def write_results(
     folder: str | Path, *, manifest: Mapping[str, Any], trials: Mapping[str, Any], curves: Mapping[str, Any]
 ) -> None:
-    """Writes the results of a run or a sweep; see the module's text for the layout and for what a crash leaves behind.
+    """Writes results that are there as a whole, as one shard; what the folder held before is replaced.
 
     Args:
       folder: where to; created where missing.
       manifest: ``name`` (str) and ``kind`` (``run`` or ``sweep``) are required; the rest is free-form plain data.
-        ``format`` and ``files`` (digest and number of rows of each table) are added here.
+        ``format``, ``state`` and ``plan`` are added here.
       trials: columns of equal length; ``trial`` (distinct integers) is required. A column is an array of numbers or of
         text, or a list of numbers (None = missing) or of text.
       curves: columns of equal length, ``trial`` and ``round`` among them; may have no rows.
@@ -93,166 +103,80 @@ def write_results(
       FljaxError: for bad columns, or where the folder holds something else (see check_target). Nothing is overwritten.
     """
     folder = Path(folder)
-    manifest = _check_manifest(dict(manifest), "manifest")
-    tables = {"trials": _table("trials", trials, ("trial",)), "curves": _table("curves", curves, ("trial", "round"))}
+    manifest = _check_manifest(encode(manifest), "manifest")
+    tables = {
+        "trials": as_table("trials", trials, ("trial",)),
+        "curves": as_table("curves", curves, ("trial", "round")),
+    }
     ids = tables["trials"]["trial"]
     if len(np.unique(ids)) != len(ids) or len(ids) == 0:
         raise FljaxError(f"Expected trials['trial'] of {len(ids)} rows to be distinct, with one row at least.")
     check_target(folder, manifest["name"])
-    folder.mkdir(parents=True, exist_ok=True)
-    files: dict[str, Any] = {}
-    for name, columns in tables.items():
-        path = _staged(folder, f"{name}.parquet")
-        _write_parquet(path, columns)
-        files[path.name.removeprefix(_STAGED)] = {"rows": len(columns["trial"]), "sha256": _digest(path)}
-    text = json.dumps(_encode(manifest | {"format": FORMAT, "files": files}), indent=1, allow_nan=False)
-    _staged(folder, MANIFEST).write_text(text + "\n", encoding="utf-8")
-    _commit(folder, [*files, MANIFEST])
+    shard = uuid.uuid4().hex[:16]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_shard(folder, shard, tables, {"name": manifest["name"]})
+    entry = save_plan(folder, {"trial": ids, "shard": np.array([shard] * len(ids), object)})
+    write_manifest(folder, manifest | {"state": "complete", "plan": entry})
+    sweep_out(folder)
+    for path in folder.glob(f"{SHARDS}/*"):
+        if path.name != shard:
+            remove(path)
 
 
-def _commit(folder: Path, names: Sequence[str]) -> None:
-    """Renames the staged files into place, the manifest last; until then the manifest's own tables stay readable."""
-    committed = _read_manifest(folder / MANIFEST)["files"] if (folder / MANIFEST).exists() else {}
-    for name in names:
-        _flush(_staged(folder, name))
-    for name in names:
-        current = folder / name
-        # Only the table that the manifest in place speaks of is worth keeping: after an interrupted write the current
-        # one may already be newer, and the good one already be called *.previous.
-        if name in committed and current.exists() and _digest(current) == committed[name]["sha256"]:
-            os.replace(current, folder / (name + _PREVIOUS))
-        os.replace(_staged(folder, name), current)
-    _flush(folder)
-    for name in names:
-        (folder / (name + _PREVIOUS)).unlink(missing_ok=True)
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest, atomically: from here on the folder holds what it says."""
+    with writing(folder):
+        write_json(folder / MANIFEST, {**manifest, "format": FORMAT})
 
 
-def _staged(folder: Path, name: str) -> Path:
-    return folder / f"{_STAGED}{name}"
-
-
-def _flush(path: Path) -> None:
-    """Makes a file, or the entries of a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _table(table: str, columns: Mapping[str, Any], required: Sequence[str]) -> Columns:
-    """The columns as arrays that Parquet can hold, checked."""
-    arrays = {name: _column(f"{table}[{name!r}]", values) for name, values in columns.items()}
-    if missing := [name for name in required if name not in arrays]:
-        raise FljaxError(f"Expected {table} to have a column {missing[0]!r}, found {', '.join(arrays) or 'none'}.")
-    for name, array in arrays.items():
-        if len(array) != len(arrays["trial"]):
-            raise FljaxError(
-                f"Expected {table}[{name!r}] of {len(array)} rows to have as many as 'trial' ({len(arrays['trial'])})."
-            )
-    for name in required:
-        if arrays[name].dtype.kind not in "iu":
-            raise FljaxError(f"Expected {table}[{name!r}] of type {arrays[name].dtype} to hold integers.")
-    return arrays
-
-
-def _column(name: str, values: Any) -> np.ndarray:
-    """One column: numbers keep their type, a list with gaps becomes float64, text becomes objects of str or None."""
-    try:
-        array = np.asarray(values)
-    except ValueError:  # numpy's refusal of ragged lists is several lines long
-        raise FljaxError(f"Expected {name} to be one-dimensional, of numbers or text.") from None
-    if array.ndim == 1 and array.dtype.kind in "OU":
-        items = array.tolist()
-        if all(v is None or isinstance(v, (int, float)) for v in items):
-            return np.array([math.nan if v is None else v for v in items], np.float64)
-        if all(v is None or isinstance(v, str) for v in items):
-            return np.array(items, object)
-    if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise FljaxError(
-            f"Expected {name} of type {array.dtype}, shape {array.shape} to be one-dimensional, of numbers or text."
-        )
-    return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _write_parquet(path: Path, columns: Columns) -> None:
-    with _connect() as connection:
-        # DuckDB finds the dictionary of arrays by the name of the local variable.
-        connection.execute(f"COPY (SELECT * FROM columns) TO {_quote(path)} (FORMAT parquet, COMPRESSION zstd)")
-
-
-def _connect() -> Any:
-    import duckdb
-
-    # A store never reaches for the network: no extension is fetched behind the user's back.
-    return duckdb.connect(config={"autoinstall_known_extensions": "false"})
-
-
-def _quote(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
-def _encode(value: Any) -> Any:
-    """Plain data for strict JSON: numpy numbers and arrays become Python's, inf and NaN their reserved words."""
-    if isinstance(value, Mapping):
-        return {str(k): _encode(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _encode(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise FljaxError(f"Expected manifest value {value!r} to be plain data, found {type(value).__name__}.")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _decode(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_decode(v) for v in value]
-    return _SPECIAL.get(value, value) if isinstance(value, str) else value
+def sweep_out(folder: Path) -> None:
+    """Removes plans that the manifest in place does not speak of, and the tables of format 1."""
+    plan = read_manifest(folder)["plan"]["file"]
+    for path in [*folder.glob(".plan-*.parquet"), *folder.glob("*.parquet")]:
+        if path.name != plan:
+            remove(path)
 
 
 def open_results(folder: str | Path) -> Results:
-    """Opens a results folder.
+    """Opens a results folder; a sweep that is not finished shows the shards that are.
 
     Args:
-      folder: a folder that write_results wrote.
+      folder: of a run or a sweep.
     Returns:
       The results; the tables are read when they are first asked for.
 
     Raises:
-      FljaxError: one line, where the folder, the manifest or a table is missing, damaged or of a newer format.
+      FljaxError: one line, where the folder, the manifest or a table is missing, damaged or of another format.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise FljaxError(f"Expected {str(folder)!r} to hold fljax results, found no {MANIFEST}. Check the path.")
-    manifest = _read_manifest(folder / MANIFEST)
-    paths = {name: _locate(folder, f"{name}.parquet", manifest["files"]) for name in TABLES}
-    return Results(folder, {k: v for k, v in manifest.items() if k != "files"}, paths)
+    manifest = read_manifest(folder)
+    if manifest["format"] < FORMAT:
+        raise FljaxError(f"Expected format={manifest['format']} of {str(folder)!r} to be {FORMAT}. Run it again.")
+    plan = load_rows(folder, manifest)
+    infos = {}
+    for shard in dict.fromkeys(plan["shard"].tolist()):
+        if manifest.get("state") == "complete" or is_there(folder, shard):
+            infos[shard] = read_info(folder, shard)
+    if not infos:
+        raise FljaxError(f"Expected {str(folder)!r} to hold a finished shard, found none yet. Go on with the sweep.")
+    return Results(folder, manifest, plan, infos)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = _decode(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise FljaxError(f"Expected {str(path)!r} to be valid JSON: {reason}. Run the experiment again.") from None
-    manifest = _check_manifest(manifest, str(path))
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder.
+
+    Raises FljaxError in one line: missing, damaged, without a name, of a newer format.
+    """
+    path = folder / MANIFEST
+    manifest = _check_manifest(read_json(path), str(path))
     version = manifest.get("format")
     if not isinstance(version, int) or not 1 <= version <= FORMAT:
         raise FljaxError(f"Expected format={version!r} of {str(path)!r} to be at most {FORMAT}. Use a newer fljax.")
-    if not isinstance(manifest.get("files"), dict):
-        raise FljaxError(f"Expected {str(path)!r} to list its tables under 'files'. Run the experiment again.")
+    if version == FORMAT and not isinstance(manifest.get("plan"), dict):
+        raise FljaxError(f"Expected {str(path)!r} to name its trials under 'plan'. Run the experiment again.")
     return manifest
 
 
@@ -264,17 +188,6 @@ def _check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     return manifest
 
 
-def _locate(folder: Path, name: str, files: Mapping[str, Any]) -> Path:
-    """The table that the manifest speaks of: in place, or set aside by a replacement that did not finish."""
-    entry = files.get(name)
-    expected = entry.get("sha256") if isinstance(entry, dict) else None
-    for path in (folder / name, folder / (name + _PREVIOUS)):
-        if path.is_file() and _digest(path) == expected:
-            return path
-    state = "damaged or changed" if (folder / name).is_file() else "missing"
-    raise FljaxError(f"Expected {str(folder / name)!r} as its manifest describes it; it is {state}. Run it again.")
-
-
 @dataclass(frozen=True, eq=False)
 class Results:
     """The results of a run (a sweep of one trial) or of a sweep, as open_results reads them.
@@ -282,11 +195,14 @@ class Results:
     Attributes:
       folder: where they lie.
       manifest: what ran, as a dictionary.
+      plan: one row per trial, finished or not: trial, shard, and for a sweep trial_id and the swept values.
+      shards: what every finished shard says of itself, by id.
     """
 
     folder: Path
     manifest: dict[str, Any]
-    _paths: dict[str, Path] = field(repr=False)
+    plan: Columns = field(repr=False)
+    shards: dict[str, dict[str, Any]] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -298,6 +214,11 @@ class Results:
         """Dotted names of the swept fields, without ``run.seed``."""
         return [axis for axis in self.manifest.get("axes") or [] if axis != "run.seed"]
 
+    @property
+    def missing(self) -> int:
+        """Trials that are planned and not finished."""
+        return int(np.sum(~np.isin(self.plan["shard"].astype(str), list(self.shards))))
+
     @cached_property
     def metrics(self) -> list[str]:
         """Names of the final metrics: the columns of numbers that are neither settings nor accounting."""
@@ -305,10 +226,13 @@ class Results:
         plain = [name for name in trials if "." not in name and name not in _NO_METRICS and name not in self.axes]
         return [name for name in plain if trials[name].dtype.kind in "iuf"]
 
-    @property
+    @cached_property
     def privacy(self) -> list[dict[str, Any]]:
         """The privacy statements, one per cell, each with the cell's axis values under ``cell``."""
-        return list(self.manifest.get("privacy") or [])
+        if self.manifest.get("state") == "complete":
+            return spread(self.manifest.get("privacy") or [])
+        parts = [part for info in self.shards.values() for part in info.get("privacy", [])]
+        return spread(by_cell(self.plan, parts, self.axes))
 
     @cached_property
     def trials(self) -> Columns:
@@ -320,6 +244,17 @@ class Results:
         """The table of evaluated rounds by column, ordered by trial and round."""
         return self.sql("SELECT * FROM curves ORDER BY trial, round")
 
+    def curve(self, trial: int) -> Columns:
+        """The evaluated rounds of one trial, by column; only its shard is read.
+
+        Raises FljaxError where there is no such trial, or it is not finished.
+        """
+        shards = self.plan["shard"][self.plan["trial"] == trial].tolist()
+        if not shards or shards[0] not in self.shards:
+            raise FljaxError(f"Expected trial={trial} to be one of the finished trials of {str(self.folder)!r}.")
+        path = table_path(self.folder, shards[0], "curves")
+        return self._ask(f"SELECT * FROM read_parquet({quote(path)}) WHERE trial = {int(trial)} ORDER BY round", ())
+
     def sql(self, query: str) -> Columns:
         """The answer to a DuckDB query over the views ``trials`` and ``curves``, by column.
 
@@ -328,17 +263,59 @@ class Results:
         Raises:
           FljaxError: one line with DuckDB's reason.
         """
+        return self._ask(query, TABLES)
+
+    def _ask(self, query: str, tables: Sequence[str]) -> Columns:
         import duckdb
 
         try:
-            with _connect() as connection:
-                for name, path in self._paths.items():
-                    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_quote(path)})")
+            with connect() as connection:
+                if "values" in self.plan and tables:
+                    columns = {n: v.astype(object) if v.dtype.kind == "U" else v for n, v in self._planned.items()}
+                    connection.execute("CREATE TABLE planned AS SELECT * FROM columns")  # of the local variable
+                    del columns
+                for name in tables:
+                    connection.execute(f"CREATE VIEW {name} AS {self._view(name)}")
                 answer = connection.execute(query).fetchnumpy()
         except duckdb.Error as error:
             reason = str(error).split("\n", 1)[0].rstrip(".")
             raise FljaxError(f"Expected query={query!r} to run on {str(self.folder)!r}: {reason}.") from None
-        return {name: _plain(values) for name, values in answer.items()}
+        return {name: plain(values) for name, values in answer.items()}
+
+    def _view(self, table: str) -> str:
+        """A table over all shards. Of a sweep the plan says which trials count, and what their swept values are."""
+        paths = ", ".join(quote(table_path(self.folder, shard, table)) for shard in self.shards)
+        source = f"read_parquet([{paths}], union_by_name = true)"
+        if "values" not in self.plan:
+            return f"SELECT * FROM {source}"
+        if table == "trials":
+            order = 'p.trial, s.trial_id, p.* EXCLUDE (trial), s.* EXCLUDE (trial, trial_id, "values")'
+            return f"SELECT {order} FROM planned p JOIN {source} s USING (trial)"
+        kept = sum(info["files"]["trials.parquet"]["rows"] for info in self.shards.values())
+        if kept == len(self.plan["trial"]) - self.missing:
+            return f"SELECT * FROM {source}"
+        return f"SELECT * FROM {source} WHERE trial IN (SELECT trial FROM planned)"
+
+    @cached_property
+    def _planned(self) -> Columns:
+        """Number and swept values of every trial."""
+        return {name: v for name, v in self.plan.items() if name == "trial" or name not in PLAN_COLUMNS}
+
+    def to_pandas(self, query: str = "SELECT * FROM trials ORDER BY trial") -> Any:
+        """The answer to a query as a pandas DataFrame; pandas has to be installed."""
+        try:
+            import pandas  # pyrefly: ignore[missing-import]
+        except ImportError:
+            raise FljaxError("Expected pandas to be installed: `pip install pandas`. Or use sql().") from None
+        return pandas.DataFrame(self.sql(query))
+
+    def to_arrow(self, query: str = "SELECT * FROM trials ORDER BY trial") -> Any:
+        """The answer to a query as an Arrow table; pyarrow has to be installed."""
+        try:
+            import pyarrow  # pyrefly: ignore[missing-import]
+        except ImportError:
+            raise FljaxError("Expected pyarrow to be installed: `pip install pyarrow`. Or use sql().") from None
+        return pyarrow.table(self.sql(query))
 
     def groups(self, by: Sequence[str]) -> dict[tuple, np.ndarray]:
         """The rows of ``trials`` per cell.
@@ -356,29 +333,44 @@ class Results:
 
     def _repr_html_(self) -> str:
         """A small table for notebooks: mean ± std over the seeds of each cell."""
-        metrics = [m for m in ("test_accuracy", "test_loss") if m in self.trials] or self.metrics[:2]
-        cells = self.groups(self.axes)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in [*self.axes, *metrics, "trials"])
-        lines = ""
-        for key, rows in list(cells.items())[:60]:
-            texts = [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in key]
-            texts += [_mean_std(self.trials[metric][rows]) for metric in metrics] + [str(len(rows))]
-            lines += "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
-        more = f"<p>and {len(cells) - 60} more cells</p>" if len(cells) > 60 else ""
-        title = html.escape(str(self.manifest.get("title") or self.name))
-        return f"<p><b>{title}</b></p><table><tr>{head}</tr>{lines}</table>{more}"
+        from fljax.sweep.show import results_view
+
+        return results_view(self)
 
 
-def _plain(values: Any) -> np.ndarray:
-    """A column as DuckDB returns it, without mask: missing numbers are NaN, missing text is empty."""
-    mask = np.ma.getmaskarray(values)
-    data = np.ma.getdata(values)
-    if data.dtype.kind == "O":
-        items = ["" if gone or item is None else item for item, gone in zip(data.tolist(), mask, strict=True)]
-        return np.array(items, str) if all(isinstance(item, str) for item in items) else data
-    if not mask.any() or data.dtype.kind not in "biuf":
-        return data
-    return np.where(mask, np.nan, data.astype(np.float32 if data.dtype == np.float32 else np.float64))
+def by_cell(plan: Columns, parts: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Statements of privacy with the cells that they belong to, as a manifest keeps them.
+
+    Args:
+      plan: the rows of the plan. parts: ``statement`` and ``trials``, the numbers of the trials it is about.
+      axes: names that make a cell.
+    Returns:
+      The statements, each with its ``cells``: [place, cell], where places are in the order of the trials.
+    """
+    about = {number: i for i, part in enumerate(parts) for number in part["trials"]}
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for row in np.argsort(plan["trial"], kind="stable"):
+        number = int(plan["trial"][row])
+        if number not in about:
+            continue
+        values = decode(json.loads(plan["values"][row]))
+        cell = {name: values.get(name) for name in axes}
+        if (key := json.dumps(cell)) not in seen:
+            seen.add(key)
+            statement = parts[about[number]]["statement"]
+            same = found.setdefault(json.dumps(encode(statement)), {**statement, "cells": []})
+            same["cells"].append([len(seen), cell])
+    return list(found.values())
+
+
+def spread(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The statements of a manifest, one per cell and in the order of the cells."""
+    each = []
+    for statement in said:
+        rest = {name: value for name, value in statement.items() if name != "cells"}
+        each += [(place, rest | {"cell": cell}) for place, cell in statement.get("cells", [])]
+    return [dict(s) for s in said if "cells" not in s] + [s for _, s in sorted(each, key=lambda pair: pair[0])]
 
 
 def _value(value: Any) -> Any:
@@ -390,10 +382,3 @@ def _order(value: Any) -> tuple:
     if value is None:
         return (2, 0, "")
     return (1, 0, value) if isinstance(value, str) else (0, value, "")
-
-
-def _mean_std(values: np.ndarray) -> str:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if not len(finite):
-        return "missing"
-    return f"{finite.mean():.4f}" + (f" ± {finite.std(ddof=1):.4f}" if len(finite) > 1 else "")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import json
 import math
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from fljax.core.check import FljaxError
 from fljax.sweep import store
+from fljax.sweep.files import as_table
+from fljax.sweep.shards import read_info, write_shard
 from fljax.sweep.store import check_target, open_results, write_results
 
 
@@ -38,6 +43,14 @@ def curves():
 
 def write(folder, name="demo", shift=0.0, **extra):
     write_results(folder, manifest=manifest(name, **extra), trials=trials(shift), curves=curves())
+
+
+def visible(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def one_line(error):
@@ -74,7 +87,7 @@ def test_manifest_is_strict_json_and_restores_what_json_cannot_say(tmp_path):
 
     json.loads((tmp_path / "manifest.json").read_text(), parse_constant=refuse)
     read = open_results(tmp_path).manifest
-    assert read["format"] == 1
+    assert read["format"] == store.FORMAT
     assert read["experiment"]["epsilon"] == [2.0, math.inf, -math.inf]
     assert math.isnan(read["experiment"]["bad"])
     assert read["experiment"]["array"] == [0, 1]
@@ -97,16 +110,17 @@ def test_same_experiment_is_replaced_and_leaves_no_temporary_files(tmp_path):
     write(tmp_path)
     write(tmp_path, shift=1.0)
     assert open_results(tmp_path).trials["test_accuracy"][0] == 1.5
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.parquet", "manifest.json", "trials.parquet"]
+    assert visible(tmp_path) == ["manifest.json", "shards"]
+    assert len(list((tmp_path / "shards").iterdir())) == len(list(tmp_path.glob(".plan-*"))) == 1
 
 
 def test_refuses_another_experiment(tmp_path):
     write(tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    before = snapshot(tmp_path)
     with pytest.raises(FljaxError) as error:
         write(tmp_path, "other")
     assert "'demo'" in one_line(error) and "'other'" in str(error.value)
-    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert before == snapshot(tmp_path)
 
 
 def test_refuses_a_foreign_folder_and_a_file(tmp_path):
@@ -133,41 +147,50 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, stop):
-    """Stops the writer at its n-th rename, or at the one to a name, as a kill would."""
+    """Stops the writer at its n-th rename, of a file or of a folder, as a kill would."""
     calls = iter(range(100))
-    real = os.replace
+    real, real_replace = os.rename, os.replace
 
-    def replace(source, target):
-        if stop in (next(calls), os.path.basename(target)):
-            raise Killed
-        real(source, target)
+    def count(rename):
+        def counted(source, target, **options):
+            if next(calls) == stop:
+                raise Killed
+            rename(source, target, **options)
 
-    monkeypatch.setattr(store.os, "replace", replace)
+        return counted
+
+    monkeypatch.setattr(os, "rename", count(real))
+    monkeypatch.setattr(os, "replace", count(real_replace))
 
 
-@pytest.mark.parametrize("call", range(5))
+RENAMES = 4
+"""Of a write: what the shard says into its stage, the shard into its place, the plan, the manifest."""
+
+
+@pytest.mark.parametrize("call", range(RENAMES))
 def test_killed_replacement_leaves_the_old_results_readable(tmp_path, monkeypatch, call):
-    # Renames of a replacement: trials aside, trials in, curves aside, curves in, manifest in.
     write(tmp_path)
-    with monkeypatch.context() as patch:
-        kill_at(patch, call)
-        with pytest.raises(Killed):
-            write(tmp_path, shift=1.0, title="new")
-    old = open_results(tmp_path)
-    assert old.manifest["title"] == "Demo"
-    assert old.trials["test_accuracy"][0] == 0.5
-    assert len(old.curves["round"]) == 8
-    with monkeypatch.context() as patch:  # a second kill must not lose them either, however far it came
-        kill_at(patch, "manifest.json")
-        with pytest.raises(Killed):
-            write(tmp_path, shift=2.0, title="newer")
-    assert open_results(tmp_path).trials["test_accuracy"][0] == 0.5
+    for shift in (1.0, 2.0):  # a second kill must not lose them either
+        with monkeypatch.context() as patch:
+            kill_at(patch, call)
+            with pytest.raises(Killed):
+                write(tmp_path, shift=shift, title="new")
+        old = open_results(tmp_path)
+        assert old.manifest["title"] == "Demo"
+        assert old.trials["test_accuracy"][0] == 0.5
+        assert len(old.curves["round"]) == 8
     write(tmp_path, shift=3.0, title="newest")
     assert open_results(tmp_path).trials["test_accuracy"][0] == 3.5
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.parquet", "manifest.json", "trials.parquet"]
+    assert visible(tmp_path) == ["manifest.json", "shards"]
+    assert len(list((tmp_path / "shards").iterdir())) == len(list(tmp_path.glob(".plan-*"))) == 1
 
 
-@pytest.mark.parametrize("call", range(3))
+def test_a_write_has_as_many_renames_as_the_kills_above_know(tmp_path, monkeypatch):
+    kill_at(monkeypatch, RENAMES)
+    write(tmp_path)
+
+
+@pytest.mark.parametrize("call", range(RENAMES))
 def test_killed_first_write_can_be_repeated(tmp_path, monkeypatch, call):
     with monkeypatch.context() as patch:
         kill_at(patch, call)
@@ -175,24 +198,18 @@ def test_killed_first_write_can_be_repeated(tmp_path, monkeypatch, call):
             write(tmp_path)
     with pytest.raises(FljaxError):
         open_results(tmp_path)
-    if call:  # a table is in place: it is known whose
+    if call > 1:  # the shard is in place: it is known whose
         with pytest.raises(FljaxError, match="'demo'"):
             write(tmp_path, "other")
     write(tmp_path)
     assert len(open_results(tmp_path).trials["trial"]) == 4
 
 
-def test_half_written_stage_of_a_first_write_is_no_obstacle(tmp_path):
-    (tmp_path / ".fljax-manifest.json").write_text('{"name": "de')
-    write(tmp_path)
-    assert open_results(tmp_path).name == "demo"
-
-
-@pytest.mark.parametrize("name", ["trials", "curves"])
+@pytest.mark.parametrize("name", ["trials.parquet", "curves.parquet", "shard.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
-def test_damaged_table_is_one_line(tmp_path, name, damage):
+def test_damaged_file_of_a_shard_is_one_line(tmp_path, name, damage):
     write(tmp_path)
-    path = tmp_path / f"{name}.parquet"
+    (path,) = tmp_path.glob(f"shards/*/{name}")
     data = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
@@ -201,8 +218,32 @@ def test_damaged_table_is_one_line(tmp_path, name, damage):
         path.write_bytes(bytes(data[:50] if damage == "cut" else data))
     with pytest.raises(FljaxError) as error:
         open_results(tmp_path)
-    assert f"{name}.parquet" in one_line(error)
-    assert ("missing" if damage == "missing" else "damaged") in str(error.value)
+    assert name in one_line(error)
+
+
+def test_results_of_a_full_disk_are_one_line_and_leave_the_old_ones(tmp_path, monkeypatch):
+    write(tmp_path)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FljaxError) as error:
+            write(tmp_path, shift=1.0)
+    assert "No space left on device" in one_line(error) and "goes on" in str(error.value)
+    assert open_results(tmp_path).trials["test_accuracy"][0] == 0.5
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+    assert not list(tmp_path.glob(".staging/*")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_shard_is_kept_once(tmp_path):
+    tables = {"trials": as_table("trials", trials(), ("trial",)), "curves": as_table("curves", curves(), ("trial",))}
+    assert write_shard(tmp_path, "one", tables, {"name": "first"})
+    assert not write_shard(tmp_path, "one", tables, {"name": "second"})
+    assert read_info(tmp_path, "one")["name"] == "first"
+    assert [p.name for p in (tmp_path / "shards").iterdir()] == ["one"]
+    assert not list((tmp_path / ".staging").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -230,10 +271,21 @@ def test_damaged_manifest_is_one_line(tmp_path, text):
 def test_newer_format_is_refused(tmp_path):
     write(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(FljaxError) as error:
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    for refused in (lambda: open_results(tmp_path), lambda: write(tmp_path)):
+        with pytest.raises(FljaxError) as error:
+            refused()
+        assert "format=3" in one_line(error) and "newer fljax" in str(error.value)
+
+
+def test_results_of_an_older_format_are_not_read_and_may_be_replaced(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "demo", "kind": "sweep", "format": 1, "files": {}}')
+    (tmp_path / "trials.parquet").write_bytes(b"old")
+    with pytest.raises(FljaxError, match="Run it again") as error:
         open_results(tmp_path)
-    assert "format=2" in one_line(error)
+    one_line(error)
+    write(tmp_path)
+    assert visible(tmp_path) == ["manifest.json", "shards"]
 
 
 def test_missing_folder_is_one_line(tmp_path):
@@ -278,6 +330,23 @@ def test_sql(tmp_path):
     for wrong in ("SELEC 1", "SELECT nope FROM trials", "SELECT * FROM 'absent.csv'"):
         with pytest.raises(FljaxError) as error:
             results.sql(wrong)
+        one_line(error)
+
+
+def test_tables_for_pandas_and_arrow_and_one_curve(tmp_path, monkeypatch):
+    write(tmp_path)
+    results = open_results(tmp_path)
+    one = results.curve(2)
+    np.testing.assert_array_equal(one["round"], [5, 10])
+    np.testing.assert_allclose(one["test_accuracy"], np.linspace(0, 1, 8)[4:6])
+    with pytest.raises(FljaxError, match="trial=9"):
+        results.curve(9)
+    for name, ask in (("pandas", results.to_pandas), ("pyarrow", results.to_arrow)):
+        if importlib.util.find_spec(name):
+            assert len(ask("SELECT trial, test_accuracy FROM trials")) == 4
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(FljaxError, match=f"pip install {name}") as error:
+            ask()
         one_line(error)
 
 
