@@ -1,25 +1,45 @@
-"""The command line: ``fljax run | sweep | audit | report | privacy | list | doctor``.
+"""The command line: ``fljax run | sweep | audit | report | privacy | data | list | init | schema | doctor ...``
 
-Results go to stdout, everything else to stderr. A mistake of the user is one line and exit code 2, without traceback.
+Results go to stdout, everything else to stderr. A mistake of the user is one line and exit code 2, without traceback;
+a command that was stopped says how it goes on and exits with 130 (Ctrl-C) or 143 (SIGTERM).
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    from fljax.cli.commands import dispatch
-    from fljax.core.check import FljaxError
-
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return dispatch(sys.argv[1:] if arguments is None else arguments)
-    except FljaxError as error:
-        print(f"fljax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fljax: interrupted; a run continues with --resume from its last checkpoint", file=sys.stderr)
-        return 130
+        from fljax.cli.commands import dispatch
+
+        return dispatch(words)
+    except KeyboardInterrupt as stop:
+        print(f"fljax: {stop or 'interrupted'}.{_how_to_go_on(words)}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", signal.SIGINT)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"fljax: {place}{error.strerror or error}. Nothing more was written.", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        from fljax.core.check import FljaxError  # not above: it imports JAX, which help does not need
+
+        if not isinstance(error, FljaxError):
+            raise
+        print(f"fljax: {error}", file=sys.stderr)
+        return 2
+
+
+def _how_to_go_on(words: list[str]) -> str:
+    """The command that continues where this one was stopped; what was kept is known to the file system."""
+    import shlex
+
+    if not words or words[0] not in ("run", "sweep", "worker"):
+        return ""
+    flag = ["--resume"] if words[0] == "run" and "--resume" not in words else []
+    return f" Continue with: {shlex.join(['fljax', *words, *flag])}"

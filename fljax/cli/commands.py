@@ -1,297 +1,142 @@
-"""The commands. Each is a dataclass whose fields are the flags (tyro), and a ``run`` that does the work."""
+"""All commands by name, and the way from the words of a command line to the one that was meant.
+
+A command is a dataclass whose fields are its flags, with a method ``execute``. Its module is imported when it is
+called, so that help and mistakes cost no import of JAX.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import platform
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import tyro
-
-from fljax.cli import privacy as accountant
-from fljax.cli.arguments import overridden, shipped
-from fljax.cli.audit import Audit
-from fljax.core.check import FljaxError
-
-Positional = tyro.conf.Positional
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class _Experiment:
-    """What run and sweep share.
+class Command(NamedTuple):
+    """One line of the help. place: "module:class". takes: which fields of an experiment it can override, if any."""
 
-    Attributes:
-      experiment: name of a shipped experiment (`fljax list`) or path of a TOML file.
-      out: folder of the results (default: results/<name>).
-      data_dir: folder with the original data files (default: $FLJAX_DATA).
-      fast: a quick look: few rounds and seeds, through every step.
-      json: print one JSON object on stdout.
-      quiet: no progress.
+    help: str
+    place: str
+    takes: str = ""
+
+    def load(self) -> Any:
+        """The dataclass."""
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+ALL, DATA = "all", "data"
+"""Overridable fields: of the whole experiment, or of its section data."""
+
+COMMANDS: dict[str, Command | dict[str, Command]] = {
+    "run": Command("Run one experiment.", "fljax.cli.run:Run", ALL),
+    "sweep": Command("Run all trials of an experiment with a sweep.", "fljax.cli.sweep:Sweep", ALL),
+    "worker": Command("Do free shards of a sweep that was begun: one worker of many.", "fljax.cli.sweep:Worker"),
+    "query": Command("Ask results in SQL.", "fljax.cli.sweep:Query"),
+    "audit": Command("Audit the privacy of an experiment with canary clients.", "fljax.cli.audit:Audit", ALL),
+    "report": Command("Write tables, figures and report.html of results again.", "fljax.cli.look:Report"),
+    "cite": Command("Print BibTeX of the methods that an experiment uses.", "fljax.cli.look:Cite"),
+    "privacy": {
+        "epsilon": Command("Epsilon of a run that was noised with a given multiplier.", "fljax.cli.privacy:Epsilon"),
+        "calibrate": Command("The smallest noise multiplier for an epsilon.", "fljax.cli.privacy:Calibrate"),
+        "select": Command("The price of releasing only the best of several trials.", "fljax.cli.privacy:Select"),
+    },
+    "data": {"inspect": Command("Show a data set and its partition.", "fljax.cli.data:Inspect", DATA)},
+    "list": Command("List experiments, data sets, models and traced fields.", "fljax.cli.look:List"),
+    "init": Command("Write a new experiment file from a commented template.", "fljax.cli.files:Init"),
+    "schema": Command("Print the JSON schema of experiment files, for editors.", "fljax.cli.files:Schema"),
+    "completion": Command("Print a script that completes commands in a shell.", "fljax.cli.completion:Completion"),
+    "doctor": Command("Check this installation.", "fljax.cli.doctor:Doctor"),
+}
+"""Commands, and groups of commands, by name, in the order of the help."""
+
+GROUPS = {
+    "privacy": "Ask the accountant for an epsilon, a noise or a price.",
+    "data": "Look at data and at how they are divided among clients.",
+}
+"""Help of the groups."""
+
+
+def dispatch(words: list[str]) -> int:
+    """Parses the words and executes the command; returns the exit code.
+
+    Raises FljaxError in one line for a command, a flag or a field that does not exist, with the closest one.
     """
-
-    experiment: Positional[str]
-    out: Path | None = None
-    data_dir: str | None = None
-    fast: bool = False
-    json: bool = False
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Run(_Experiment):
-    """Run one experiment. Any of its fields can be overridden: --rounds 50 --client.lr 0.3 --privacy.epsilon 4.
-
-    Attributes:
-      resume: continue from the checkpoint in the results folder.
-    """
-
-    resume: bool = False
-
-    def execute(self, overrides: list[str]) -> None:
-        """Runs the experiment and writes its results."""
-        from fljax.report.page import write_report
-        from fljax.report.tables import print_summary
-        from fljax.sim.engine import use_compilation_cache
-        from fljax.sim.run import beside, run, run_controls
-        from fljax.sweep.record import record_run
-        from fljax.sweep.store import check_target, open_results
-
-        experiment = overridden(self.experiment, overrides, data_dir=self.data_dir, fast=self.fast)
-        out = self.out or Path("results") / experiment.name
-        check_target(out, experiment.name)
-        for name in experiment.controls:
-            experiment.control(name)  # a mistake in one of them is told before anything runs
-        use_compilation_cache()
-        outcome = run(experiment, out=out, resume=self.resume, quiet=self.quiet)
-        controls = beside(outcome, run_controls(experiment, self.quiet))
-        record_run(out, outcome, controls)
-        page = write_report(out)
-        if self.json:
-            more = {"controls": controls} if controls else {}
-            _print_json(outcome.summary() | more | {"out": str(out)})
-            return
-        print_summary(open_results(out))
-        if controls:
-            print(_lines({"controls": controls}))
-        print(outcome.statement.sentence())
-        if outcome.stopped:
-            print(outcome.stopped)
-        print(page)
-
-
-@dataclass(frozen=True)
-class Sweep(_Experiment):
-    """Run all trials of an experiment with a sweep, as one compiled program per static structure.
-
-    Attributes:
-      dry_run: show trials, programs and the privacy of every cell, and stop.
-    """
-
-    dry_run: bool = False
-
-    def execute(self, overrides: list[str]) -> None:
-        """Runs the sweep and writes table, figures and page."""
-        from fljax.sim.engine import use_compilation_cache
-        from fljax.sweep.run import plan, run_sweep
-        from fljax.sweep.store import check_target
-
-        experiment = overridden(self.experiment, overrides, data_dir=self.data_dir, fast=self.fast)
-        out = self.out or Path("results") / experiment.name
-        check_target(out, experiment.name)
-        if self.dry_run:
-            shown = plan(experiment)
-            _print_json(shown) if self.json else print(_lines(shown))
-            return
-        use_compilation_cache()
-        outcome = run_sweep(experiment, quiet=self.quiet)
-        self._keep(out, outcome)
-
-    def _keep(self, out: Path, outcome: Any) -> None:
-        from fljax.report.page import write_report
-        from fljax.report.tables import print_table, summarise
-        from fljax.sweep.record import record_sweep
-        from fljax.sweep.store import open_results
-
-        record_sweep(out, outcome)
-        page, results = write_report(out), open_results(out)
-        if self.json:
-            programs = results.manifest["timing"]["programs"]
-            _print_json(
-                {"name": outcome.experiment.name, "trials": len(outcome.trials), "programs": programs, "out": str(out)}
-            )
-            return
-        print_table(summarise(results))
-        for timing in outcome.timings:
-            t = timing.timing
-            print(f"{timing.label}: {timing.trials} trials, compiled in {t.compile_s:.1f} s, ran in {t.total_s:.1f} s")
-        print(page)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write tables, figures and report.html of a results folder again.
-
-    Attributes:
-      folder: a results folder.
-      json: print one JSON object on stdout.
-    """
-
-    folder: Positional[Path]
-    json: bool = False
-
-    def execute(self) -> None:
-        """Writes table, figures and page of results that exist."""
-        from fljax.report.page import write_report
-        from fljax.report.tables import print_summary, print_table, summarise
-        from fljax.sweep.store import open_results
-
-        results = open_results(self.folder)
-        page = write_report(self.folder)
-        if self.json:
-            _print_json({"name": results.manifest["name"], "page": str(page)})
-            return
-        print_summary(results) if results.manifest["kind"] == "run" else print_table(summarise(results))
-        print(page)
-
-
-@dataclass(frozen=True)
-class List:
-    """List experiments, data sets, models and the fields that can be swept without recompiling.
-
-    Attributes:
-      json: print one JSON object on stdout.
-    """
-
-    json: bool = False
-
-    def execute(self) -> None:
-        """Prints what there is."""
-        from fljax.config import load as read
-        from fljax.config import traced_fields
-        from fljax.data import DATASETS
-        from fljax.models import MODELS
-
-        known = {
-            "experiments": {name: read(path).title for name, path in shipped().items()},
-            "datasets": {name: _described(info) for name, info in DATASETS.items()},
-            "models": {name: (make.__doc__ or "").strip().split("\n")[0] for name, make in MODELS.items()},
-            "traced": traced_fields(),
-        }
-        _print_json(known) if self.json else print(_lines(known))
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check this installation: versions, devices, a compiled computation, data folder, cache.
-
-    Attributes:
-      json: print one JSON object on stdout.
-    """
-
-    json: bool = False
-
-    def execute(self) -> None:
-        """Prints what this installation has, and what is missing."""
-        import jax
-        import jax.numpy as jnp
-
-        import fljax
-        from fljax.core.provenance import cpu_name
-        from fljax.privacy.cache import folder
-
-        product = jax.jit(lambda x: x @ x)(jnp.eye(64))
-        checks = {
-            "fljax": fljax.__version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "devices": [str(d) for d in jax.devices()],
-            "cpu": f"{cpu_name()}, {os.cpu_count()} cores",
-            "compiles": bool(jnp.array_equal(product, jnp.eye(64))),
-            "data_dir": os.environ.get("FLJAX_DATA") or "FLJAX_DATA is not set; only digits and synthetic are at hand",
-            "cache": str(folder()),
-        }
-        _print_json(checks) if self.json else print(_lines(checks))
-        if not checks["compiles"]:
-            raise FljaxError("Expected a compiled product to be right. Reinstall jax and jaxlib in one version.")
-
-
-def _described(info: Any) -> str:
-    return info.description + (" (your files: --data-dir)" if info.needs_files else "")
-
-
-def _print_json(value: Any) -> None:
-    """One strict JSON object on stdout; numbers that JSON does not have (inf, NaN) become null."""
-    print(json.dumps(_strict(value), allow_nan=False, default=str))
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _lines(value: Any, indent: str = "") -> str:
-    """Nested values as indented lines for people."""
-    if isinstance(value, dict):
-        deep = [
-            f"{indent}{k}:\n{_lines(v, indent + '  ')}" if isinstance(v, dict | list) else f"{indent}{k}: {v}"
-            for k, v in value.items()
-        ]
-        return "\n".join(deep)
-    return (
-        "\n".join(
-            f"{indent}- {_lines(v) if not isinstance(v, dict) else ', '.join(f'{a} {b}' for a, b in v.items())}"
-            for v in value
-        )
-        if isinstance(value, list)
-        else f"{indent}{value}"
-    )
-
-
-OVERRIDABLE = {"run": Run, "sweep": Sweep, "audit": Audit}
-PLAIN = {"report": Report, "list": List, "doctor": Doctor}
-
-
-def dispatch(arguments: list[str]) -> int:
-    """Parses the arguments and executes the command; returns the exit code."""
-    name = arguments[0] if arguments else "--help"
-    if name == "--version":
+    if words[:1] == ["--version"]:
         import fljax
 
         print(fljax.__version__)
-    elif name == "privacy":
-        _privacy(arguments[1:])
-    elif name in OVERRIDABLE:
-        kind = OVERRIDABLE[name]
-        command, rest = tyro.cli(kind, args=arguments[1:], prog=f"fljax {name}", return_unknown_args=True)
-        return command.execute(rest) or 0
-    elif name in PLAIN:
-        tyro.cli(PLAIN[name], args=arguments[1:], prog=f"fljax {name}").execute()
-    elif name in ("--help", "-h"):
-        print(_help())
-    else:
-        raise FljaxError(
-            f"Expected command {name!r} to be one of {', '.join([*OVERRIDABLE, *PLAIN, 'privacy'])}. Try fljax --help."
-        )
-    return 0
+        return 0
+    path, known = ["fljax"], COMMANDS
+    while True:
+        if not words or words[0] in ("--help", "-h"):
+            print(overview(path, known))
+            return 0
+        command = find(words[0], known, " ".join(path))
+        path, words = [*path, words[0]], words[1:]
+        if isinstance(command, Command):
+            return _execute(command, words, " ".join(path))
+        known = command
 
 
-def _privacy(arguments: list[str]) -> None:
-    commands: dict[str, Any] = dict(accountant.COMMANDS)
-    command = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="fljax privacy")
-    answer = command.run()
-    _print_json(answer) if command.json else print(_lines(answer))
+def find(name: str, known: Mapping[str, Any], prog: str) -> Any:
+    """The entry of that name. Raises FljaxError with the closest name."""
+    if name not in known:
+        from fljax.cli.parse import meant
+        from fljax.core.check import FljaxError
+
+        options = ", ".join(known)
+        raise FljaxError(f"Expected command {name!r} to be one of {options}.{meant(name, known)} Try {prog} --help.")
+    return known[name]
 
 
-def _help() -> str:
+def _execute(command: Command, words: list[str], prog: str) -> int:
+    from fljax.cli.parse import HELP, parse, parse_known
+
+    kind = command.load()
+    if not command.takes:
+        return parse(kind, words, prog).execute() or 0
+    from fljax.cli.arguments import check_names, split_files
+    from fljax.core.check import FljaxError
+
+    words, files = split_files(words)
+    if any(word in HELP for word in words):
+        _help_with_fields(command, words, files, prog)
+        return 0
+    try:
+        parsed, overrides = parse_known(kind, words, prog)
+    except FljaxError as error:
+        first = " Its name comes before the flags." if words and words[0].startswith("-") else ""
+        raise FljaxError(f"{error}{first}") from None
+    check_names(overrides, kind)
+    return parsed.execute([*files, *overrides]) or 0
+
+
+def _help_with_fields(command: Command, words: list[str], files: list[str], prog: str) -> None:
+    """The help of a command, and all fields that it can override, with the values of a named experiment."""
+    import contextlib
+    import shutil
+
+    from fljax.cli.arguments import overridden
+    from fljax.cli.fields import fields_text
+    from fljax.cli.parse import HELP, parse_known
+    from fljax.config import Experiment
+
+    with contextlib.suppress(SystemExit):
+        parse_known(command.load(), [HELP[0]], prog)
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named is None and command.takes == ALL:
+        print(f"\n{prog} EXPERIMENT --help also lists the fields that can be overridden, with their values in it.")
+        return
+    experiment = overridden(named, files) if named and command.takes == ALL else Experiment()
+    only = None if command.takes == ALL else command.takes
+    print("\n" + fields_text(experiment, min(shutil.get_terminal_size().columns, 120), only))
+
+
+def overview(path: list[str], known: Mapping[str, Any]) -> str:
     """The first thing somebody sees."""
-    first = {name: (c.__doc__ or "").split("\n")[0] for name, c in (OVERRIDABLE | PLAIN).items()}
-    first["privacy"] = "Accountant: the epsilon of a noise, the noise for an epsilon, the price of a choice."
-    rows = "\n".join(f"  {name:<9}{text}" for name, text in first.items())
-    return f"fljax: a simulator of private federated learning\n\n{rows}\n\nfljax COMMAND --help tells the rest."
+    title = GROUPS.get(path[-1], "a simulator of private federated learning")
+    rows = {name: entry.help if isinstance(entry, Command) else GROUPS[name] for name, entry in known.items()}
+    width = max(map(len, rows)) + 2
+    shown = "\n".join(f"  {name:<{width}}{text}" for name, text in rows.items())
+    prog = " ".join(path)
+    return f"{prog}: {title}\n\n{shown}\n\n{prog} COMMAND --help tells the rest."

@@ -1,6 +1,6 @@
 """``fljax privacy epsilon | calibrate | select``: the accountant on the command line.
 
-The dataclasses are the flags. ``run`` returns a plain dict, which the caller prints as a table or as JSON.
+The dataclasses are the flags. ``run`` returns a plain dict, which ``execute`` prints as a table or as JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fljax.cli.shared import lines, print_json
 from fljax.core.check import FljaxError
 from fljax.core.types import SamplingLaw
 
@@ -46,6 +47,15 @@ class _Question:
     relation: Relation | None = None
     accountant: Accountant = "pld"
     json: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """The answer; every command has its own."""
+        raise NotImplementedError
+
+    def execute(self) -> None:
+        """Prints the answer."""
+        answer = self.run()
+        print_json(answer) if self.json else print(lines(answer))
 
     def _law(self) -> SamplingLaw:
         if self.cohort is not None and self.sampler not in ("fixed_size", "cyclic"):
@@ -188,10 +198,6 @@ class Select(_Question):
         answer = {"epsilon": stated_epsilon(*asked), "epsilon_selection": chosen, "trials": self.trials}
         answer |= {"noise_multiplier": self.noise_multiplier} | common
         return answer | {"caveats": [PROCEDURE, *common["caveats"][:-1]]}
-
-
-COMMANDS = {"epsilon": Epsilon, "calibrate": Calibrate, "select": Select}
-"""The commands by name."""
 
 
 def _fixed_size(law: SamplingLaw, noise_multiplier: float, rounds: int, delta: float) -> dict[str, float]:

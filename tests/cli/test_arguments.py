@@ -87,8 +87,8 @@ def test_contradictions_say_what_to_do(fields, says):
 
 def test_every_traced_field_is_a_number_of_the_round():
     known, named = set(vars(Hparams())), set(traced_fields().values())
-    assert named - {"upload_epsilon"} <= known  # that one stands for noise_multiplier, as its inverse
-    assert (named - {"upload_epsilon"}) | {"extra"} == known
+    assert named - {"upload_epsilon", "support_keep"} <= known  # which stand for noise_multiplier and keep_rate
+    assert (named - {"upload_epsilon", "support_keep"}) | {"extra"} == known
 
 
 def test_structure_ignores_traced_numbers_and_nothing_else():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fljax.cli import main
 from fljax.sweep.store import open_results
 
 NOISE = ["--rounds", "10", "--noise-multiplier", "1", "--delta", "1e-5"]
+TRACK = ["--track", "tensorboard"] if find_spec("tensorboardX") else []
 QUICK = ["--rounds", "6", "--eval-every", "3", "--quiet"]
 
 
@@ -35,11 +37,12 @@ def finished(tmp_path_factory):
     """The folder of a finished run of digits_fedavg, and what it printed."""
     out = tmp_path_factory.mktemp("run") / "out"
     process = subprocess.run(
-        [sys.executable, "-m", "fljax", "run", "digits_fedavg", "--json", "--quiet", "--out", str(out)],
+        [*(sys.executable, "-m", "fljax", "run", "digits_fedavg", "--json", "--quiet"), *TRACK, "--out", str(out)],
         capture_output=True,
         text=True,
         check=True,
     )
+    assert process.stderr == ""
     return out, process.stdout
 
 
@@ -64,6 +67,7 @@ def test_run_leaves_report_table_and_parameters(finished):
     assert results.manifest["kind"] == "run"
     assert results.trials["test_accuracy"][0] == pytest.approx(json.loads(text)["final"]["test_accuracy"])
     assert "<html" in (out / "report.html").read_text()
+    assert not TRACK or len(list((out / ".tensorboard").iterdir())) == 1
     with np.load(out / "params.npz") as params:
         assert params["dense_0/kernel"].shape == (64, 32)
 
@@ -203,7 +207,9 @@ def test_sweep_writes_tables_figures_and_page(capsys, tmp_path):
 
 
 def test_dry_run_shows_trials_and_programs_and_runs_nothing(capsys, tmp_path):
-    code, text, _ = call(capsys, "sweep", "digits_privacy_utility", "--dry-run", "--json", "--out", tmp_path / "no")
+    code, text, _ = call(
+        capsys, "sweep", "digits_privacy_utility", "--dry-run", "--no-measure", "--json", "--out", tmp_path / "no"
+    )
     plan = json.loads(text)
     assert code == 0
     assert plan["trials"] == 200
