@@ -7,6 +7,7 @@
 #
 #   make run FAST=1      the same steps on a small part of the sweep
 #   make test-all        also the slow tests
+#   make docs            the documentation site in build/docs, its notebooks executed
 #   make mutation        plants mistakes in a copy of the code; the tests have to notice each
 #   make test JOBS=8     in so many processes at a time (2 unless said otherwise)
 #   make PYTHON=python3.12 ...   another interpreter
@@ -16,7 +17,7 @@ FAST ?=
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: run test test-all mutation lint clean
+.PHONY: run test test-all docs mutation lint clean
 
 run: .venv/.run
 	$(BIN)/fljax sweep digits_privacy_utility $(if $(FAST),--fast --out results/digits_privacy_utility_fast)
@@ -26,6 +27,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m "" -n $(JOBS) --dist loadfile
+
+docs: .venv/.docs
+	$(BIN)/python docs/site/build.py --execute
 
 mutation: .venv/.test
 	$(BIN)/python tests/mutation/run.py
@@ -45,5 +49,10 @@ lint: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@ .venv/.run
 
+.venv/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@ .venv/.run
+
 clean:
-	rm -rf .venv results .pytest_cache .ruff_cache
+	rm -rf .venv build results .pytest_cache .ruff_cache

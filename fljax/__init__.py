@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fljax.models import make_model as make_model
     from fljax.models import model_flops as model_flops
     from fljax.models import verify as verify
+    from fljax.report.citation import citation as citation
     from fljax.server.execute import PerfFlags as PerfFlags
     from fljax.server.round import make_round as make_round
     from fljax.server.sampler import cyclic as cyclic
@@ -60,6 +61,7 @@ _PLACES = {
     "PerfFlags": ("fljax.server.execute", "PerfFlags"),
     "Training": ("fljax.client.sgd", "Training"),
     "audit": ("fljax.audit", None),
+    "citation": ("fljax.report.citation", "citation"),
     "cyclic": ("fljax.server.sampler", "cyclic"),
     "derive_groups": ("fljax.models", "derive_groups"),
     "fixed_size": ("fljax.server.sampler", "fixed_size"),

@@ -44,7 +44,7 @@ ROUNDS = 6 if os.environ.get("FLJAX_FAST") else 60
 
 # %%
 data = fljax.load_dataset("digits", partition="dirichlet", alpha=0.3)
-data.summary()
+data
 
 # %%
 plot_partition(data.summary())
@@ -169,5 +169,6 @@ plt.show()
 fljax.run(fljax.load("digits_fedavg").replace(rounds=min(ROUNDS, 20)), quiet=True)
 
 # %% [markdown]
-# From here: `docs/design.md` tells how a round is built, `docs/privacy.md` what an epsilon of fljax claims and what it
-# does not, and `experiments/` holds more to start from.
+# From here: notebook 03 turns the last figure into accuracy against ε, 06 brings your own data, model and stage, and 07
+# reads results. `docs/design.md` tells how a round is built, `docs/privacy.md` what an epsilon of fljax claims and what
+# it does not, and `experiments/` holds more to start from.

@@ -3,7 +3,7 @@
 Importing it is cheap: matplotlib, jinja2 and rich are imported where they are used.
 """
 
-from fljax.report.dropout_figures import masks_figure, sources_figure
+from fljax.report.dropout_figures import sources_figure
 from fljax.report.figures import (
     communication_figure,
     curves_figure,
@@ -12,15 +12,19 @@ from fljax.report.figures import (
 )
 from fljax.report.files import write_figures
 from fljax.report.page import write_report
+from fljax.report.round_figures import clip_figure, masks_figure
 from fljax.report.tables import Table, print_summary, print_table, run_summary, summarise
+from fljax.report.tradeoff_figures import pareto_figure
 
 __all__ = [
     "Table",
+    "clip_figure",
     "communication_figure",
     "curves_figure",
     "heat_map_figure",
     "masks_figure",
     "metric_figure",
+    "pareto_figure",
     "print_summary",
     "print_table",
     "run_summary",

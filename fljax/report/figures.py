@@ -69,7 +69,8 @@ def metric_figure(results: Results, metric: str | None = None, wide: bool = Fals
             cross_out(axes, at, table.mean[:, k], table.refused[:, k])
         if not ticks.joined.all() and ticks.joined.any():
             axes.axvline(ticks.at[ticks.joined].max() + step / 2, color=style.INK, lw=0.6, ls=(0, (1, 3)))
-        axes.set_xticks(ticks.at, ticks.labels)
+        shown = _evenly(len(ticks.labels), MOST_TICKS)
+        axes.set_xticks(ticks.at[shown], [ticks.labels[i] for i in shown])
         axes.tick_params(axis="x", which="minor", bottom=False)
         axes.set_xlabel(_x_label(results, plan.x, table, ticks.log))
         axes.set_ylabel(text.metric_label(metric))
@@ -149,8 +150,19 @@ def _legend(figure: Figure, axes: Axes, plan: Plan, table: Table) -> None:
         place_legend(figure, *zip(*entries, strict=True))
 
 
+MOST_TICKS, MOST_ENTRIES = 16, 16
+"""Ticks of an axis and entries of a legend; of more values evenly spread ones are named."""
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    """At most so many of the numbers below count, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
 def place_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """As many columns as fit over the axes."""
+    """As many columns as fit over the axes; of many entries evenly spread ones."""
+    chosen = _evenly(len(labels), MOST_ENTRIES)
+    handles, labels = [handles[i] for i in chosen], [labels[i] for i in chosen]
     room = 125 if figure.get_figwidth() == style.PAGE else 56
     columns = max(1, min(len(labels), room // (max(map(len, labels)) + 8)))
     rows = math.ceil(len(labels) / columns)

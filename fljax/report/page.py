@@ -18,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from fljax.report import style, text
+from fljax.report import choice, style, text
+from fljax.report.details import clip_table, controls_table
 from fljax.report.files import Drawn, write_figures
-from fljax.report.plan import make_plan
-from fljax.report.tables import Table, main_metric, run_summary, summarise
+from fljax.report.plan import make_plan, privacy_line
+from fljax.report.tables import Table, main_metric, records_csv, run_summary, summarise
 from fljax.sweep.store import Results, open_results
 
-BASIS = ("unit", "relation", "sampler", "accountant", "population", "rounds")
+BASIS = ("unit", "trust", "mechanism", "relation", "sampler", "accountant", "population", "rounds")
 """What an ε rests on: shown once where all statements with an ε share it, and not at all for those without."""
+MOST_ROWS = 40
+"""Rows of a table of chosen cells on the page; its CSV and its LaTeX hold all."""
 CAVEATS = ("caveats", "not_covered")
 """Lists of sentences about what an ε does not cover."""
 
@@ -34,6 +37,8 @@ _LABELS = {
     "delta": "δ",
     "unit": "unit of privacy",
     "relation": "neighbouring relation",
+    "trust": "who adds the noise",
+    "mechanism": "noise",
     "cpu": "CPU",
     "jax": "JAX",
     "python": "Python",
@@ -41,11 +46,15 @@ _LABELS = {
 }
 
 
-def write_report(folder: str | Path) -> Path:
-    """Writes ``figures/``, ``table.csv``, ``table.tex`` and ``report.html`` into a results folder.
+def write_report(folder: str | Path, endings: Sequence[str] = style.ENDINGS) -> Path:
+    """Writes ``report.html``, ``figures/`` and the tables into a results folder.
+
+    The tables are ``table`` (all cells), ``best`` (the best cell of each ε, or of each value of the main axis) and
+    ``pareto`` (the cells that no other beats in the metric and all costs), each as CSV and as LaTeX.
 
     Args:
-      folder: a folder that write_results wrote; only what lies in it is read.
+      folder: a folder of results; only what lies in it is read.
+      endings: formats of the figures beside SVG, which is always written.
     Returns:
       The path of the page.
 
@@ -54,10 +63,15 @@ def write_report(folder: str | Path) -> Path:
     """
     results = open_results(folder)
     metric = main_metric(results)
-    table = _main_table(results, metric)
-    drawn = write_figures(results, results.folder / "figures")
-    _write(results.folder / "table.csv", table.to_csv())
-    _write(results.folder / "table.tex", table.to_latex())
+    grid = choice.is_grid(results)
+    table = _main_table(results, metric) if grid else None
+    drawn = write_figures(results, results.folder / "figures", endings)
+    every = choice.cell_records(results, metric)
+    _write(results.folder / "table.csv", table.to_csv() if table else records_csv(every))
+    _write(results.folder / "table.tex", table.to_latex() if table else _latex(results, metric, every))
+    for name, records in chosen(results, metric).items():
+        _write(results.folder / f"{name}.csv", records_csv(records))
+        _write(results.folder / f"{name}.tex", _latex(results, metric, records))
     page = results.folder / "report.html"
     _write(page, render(results, drawn))
     return page
@@ -70,6 +84,28 @@ def _write(path: Path, content: str) -> None:
     os.replace(staged, path)
 
 
+def chosen(results: Results, metric: str) -> dict[str, list[dict[str, Any]]]:
+    """The tables of chosen cells by name, ``best`` and ``pareto``; those that would say nothing are left out."""
+    records = choice.cell_records(results, metric)
+    if len(records) < 2:
+        return {}
+    front = {"pareto": choice.pareto_records(records)} if choice.varying(records) else {}
+    return {"best": choice.best_records(results, metric)} | front
+
+
+def _latex(results: Results, metric: str, records: Sequence[Mapping[str, Any]]) -> str:
+    note = f"{results.name}: mean and standard deviation over seeds. {privacy_line(results)}"
+    head, body = choice.heads(results.axes, metric, records), choice.rows(results.axes, metric, records)
+    return choice.to_latex(head, body, note)
+
+
+def _listing(results: Results, metric: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A table of chosen cells for the page."""
+    parts = {"heads": choice.heads(results.axes, metric, records), "rows": choice.rows(results.axes, metric, records)}
+    more = max(0, len(records) - MOST_ROWS)
+    return parts | {"rows": parts["rows"][:MOST_ROWS], "more": more, "latex": _latex(results, metric, records)}
+
+
 def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
     """The page as HTML; the figures go into it as they were drawn. All text is escaped."""
     from jinja2 import Environment, StrictUndefined
@@ -79,7 +115,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
     template = environment.from_string(resources.files("fljax.report").joinpath("page.html.j2").read_text("utf-8"))
     metric = main_metric(results)
     manifest = results.manifest
-    single = len(results.trials["trial"]) == 1
+    single, grid = len(results.trials["trial"]) == 1, choice.is_grid(results)
     others = [m for m in results.metrics if m != metric and m not in text.COSTS]
     return template.render(
         title=str(manifest.get("title") or results.name),
@@ -89,12 +125,18 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         caution=len(results.groups(results.axes)) > 1,
         single=single,
         summary=run_summary(results),
-        table=_main_table(results, metric),
-        others=[] if single else [_main_table(results, m) for m in others],
+        table=_main_table(results, metric) if grid else None,
+        metric=text.metric_label(metric),
+        chosen={name: _listing(results, metric, records) for name, records in chosen(results, metric).items()},
+        x_name=text.axis_label(make_plan(results, metric).x or ""),
+        clipping=clip_table(results, metric),
+        controls=controls_table(results),
+        others=[] if single or not grid else [_main_table(results, m) for m in others],
         metric_label=text.metric_label,
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
         privacy=privacy_section(results),
         costs=[text.metric_name(name) for name in cost_columns(results)],
+        cost_heads=[f"{text.metric_name(name)} of a trial" for name in cost_columns(results)],
         traffic=cost_table(results),
         configuration=to_toml(manifest.get("experiment") or {}),
         provenance=readable_pairs(manifest.get("provenance") or {}),
@@ -112,7 +154,7 @@ def _main_table(results: Results, metric: str) -> Table:
 
 def result_sentence(results: Results, metric: str) -> str:
     """The outcome in one sentence: the best cell under a finite ε, and the best without noise, where both were run."""
-    records = [r for r in _main_table(results, metric).records() if math.isfinite(r["mean"])]
+    records = choice.cell_records(results, metric)
     name = text.metric_name(metric)
     if not records:
         return f"No trial ended with a finite {name}."

@@ -73,6 +73,7 @@ def chosen_cells(results: Results, metric: str) -> list[dict[str, Any]]:
     for row, best in zip(table.row_values, table.best, strict=True):
         values = table.column_values[best if best is not None else 0]
         cells.append(({plan.x: row} if plan.x else {}) | dict(zip(plan.series, values, strict=True)) | plan.where)
+    cells = [cell for cell in cells if cell_rows(results, cell).any()]
     # Evenly spread where there are more than there are colours.
     picks = np.unique(np.linspace(0, len(cells) - 1, min(len(cells), MOST_CURVES)).round().astype(int))
     return [cells[i] for i in picks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a paper, and a page or a screen."""
+
+ENDINGS = (".svg", ".pdf", ".png")
+"""The formats of every figure."""
 
 INK = "#24292f"
 """Colour of text and axes; the page replaces it by the reader's own text colour."""
@@ -74,7 +77,7 @@ def new_figure(wide: bool, height: float) -> Figure:
 
 def add_caption(figure: Figure, caption: str) -> None:
     """A small paragraph under everything else."""
-    columns, size = (170, 5.8) if figure.get_figwidth() == PAGE else (70, 6.2)
+    columns, size = (158, 5.8) if figure.get_figwidth() == PAGE else (70, 6.2)
     lines = "\n".join(textwrap.wrap(caption, columns))
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=size, linespacing=1.35)
 
@@ -97,10 +100,23 @@ def svg_text(figure: Figure) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def save_figure(figure: Figure, stem: Path) -> str:
-    """Writes ``<stem>.svg`` and ``<stem>.png`` and returns the SVG."""
+def pdf_bytes(figure: Figure) -> bytes:
+    """The figure as PDF for a paper, without dates: same figure, same bytes."""
+    buffer = io.BytesIO()
+    nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    with style():
+        figure.savefig(buffer, format="pdf", metadata=nothing)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, stem: Path, endings: Sequence[str] = ENDINGS) -> str:
+    """Writes ``<stem>.svg``, and ``.pdf`` and ``.png`` where they are asked for, and returns the SVG."""
     svg = svg_text(figure)
     figure.set_layout_engine("none")  # the layout stands; to solve it again for the PNG takes as long as the drawing
     stem.with_suffix(".svg").write_text(svg, encoding="utf-8")
-    stem.with_suffix(".png").write_bytes(png_bytes(figure))
+    for ending, draw in ((".pdf", pdf_bytes), (".png", png_bytes)):
+        if ending in endings:
+            stem.with_suffix(ending).write_bytes(draw(figure))
+        else:
+            stem.with_suffix(ending).unlink(missing_ok=True)
     return svg

@@ -131,30 +131,34 @@ class Table:
 
     def to_csv(self) -> str:
         """The records as CSV with a header line; missing numbers are empty, ε = inf is ``inf``."""
-        records = self.records()
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(records[0])
-        for record in records:
-            values = [None if isinstance(v, float) and math.isnan(v) else v for v in record.values()]
-            writer.writerow([f"{v:.10g}" if isinstance(v, float) else v for v in values])
-        return buffer.getvalue()
+        return records_csv(self.records())
 
     def to_latex(self) -> str:
         """The table for a paper (package booktabs), the best mean of each row in bold."""
         lines = [r"\begin{tabular}{l" + "r" * len(self.column_values) + "}", r"\toprule"]
         for label, spans in self.headers or [("", [(text.metric_label(self.metric), 1)])]:
-            cells = [rf"\multicolumn{{{width}}}{{c}}{{{_latex(value)}}}" for value, width in spans]
-            lines.append(" & ".join([_latex(label), *cells]) + r" \\")
+            cells = [rf"\multicolumn{{{width}}}{{c}}{{{latex(value)}}}" for value, width in spans]
+            lines.append(" & ".join([latex(label), *cells]) + r" \\")
         lines.append(r"\midrule")
         for label, best, texts in zip(self.row_labels, self.best, self.texts, strict=True):
-            cells = [_latex(body) for body in texts]
+            cells = [latex(body) for body in texts]
             if best is not None:
                 cells[best] = rf"\textbf{{{cells[best]}}}"
             name = f"{self.row_name} = {label}" if self.row_axis else ""
-            lines.append(" & ".join([_latex(name), *cells]) + r" \\")
-        notes = _latex(f"{text.metric_label(self.metric)}. {' '.join(self.notes)}")
+            lines.append(" & ".join([latex(name), *cells]) + r" \\")
+        notes = latex(f"{text.metric_label(self.metric)}. {' '.join(self.notes)}")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {notes}"]) + "\n"
+
+
+def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Dictionaries of the same keys as CSV with a header line; missing numbers are empty, inf is ``inf``."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(records[0])
+    for record in records:
+        values = [None if isinstance(v, float) and math.isnan(v) else v for v in record.values()]
+        writer.writerow([f"{v:.10g}" if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
 
 
 def half_width(std: float, count: int) -> float:
@@ -324,7 +328,8 @@ def print_summary(results: Results, console: Console | None = None) -> None:
     console.print(grid)
 
 
-def _latex(value: str) -> str:
+def latex(value: str) -> str:
+    """Text for LaTeX: special characters escaped, signs as mathematics."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: "\\" + c for c in "&%$#_{}"}
     special |= {"±": r"$\pm$", "ε": r"$\varepsilon$", "δ": r"$\delta$", "†": r"$\dagger$", "—": "--", "∞": r"$\infty$"}

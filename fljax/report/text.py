@@ -27,14 +27,23 @@ _METRICS = {
     "simulated_s": "simulated time",
     "simulated_flops": "arithmetic of the clients",
     "kept_energy": "energy kept by the masks",
+    "snr_gain": "gain in signal to noise",
     "mask_overlap": "overlap with the mask before",
     "pair_overlap": "overlap between clients",
     "coverage": "parameters trained by somebody",
+    "clip_fraction": "clients clipped",
+    "clip_norm": "norm before the clip, mean of clients",
+    "clip_bound": "clipping norm",
+    "update_norm": "norm of the released average",
+    "epsilon_spent": "ε spent so far",
 }
 COSTS = ("uplink_bytes", "downlink_bytes", "simulated_s", "simulated_flops")
 """Metrics that say what a trial cost."""
-MASKS = ("kept_energy", "mask_overlap", "pair_overlap", "coverage")
-"""Metrics of the masks of a round, shares of one."""
+MASKS = ("kept_energy", "snr_gain", "mask_overlap", "pair_overlap", "coverage")
+"""Metrics of the masks of a round."""
+_NO_SHARES = ("snr_gain",)
+CLIPPING = ("clip_fraction", "clip_norm", "clip_bound", "update_norm", "epsilon_spent")
+"""Metrics of what clip and noise did in a round."""
 
 
 def axis_label(axis: str) -> str:
@@ -82,7 +91,11 @@ def metric_name(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of one, shown in percent."""
-    return "accuracy" in metric or metric in MASKS or metric.endswith(("_fraction", "_share"))
+    return (
+        "accuracy" in metric
+        or (metric in MASKS and metric not in _NO_SHARES)
+        or metric.endswith(("_fraction", "_share"))
+    )
 
 
 def higher_is_better(metric: str) -> bool:
@@ -171,21 +184,22 @@ def selection(statement: Mapping[str, Any]) -> list[str]:
         return []
     if not math.isfinite(epsilon):
         return []
-    return [f"releasing only the best of {trials} expected trials: epsilon_selection = {_round_up(epsilon)}"]
+    return [f"releasing only the best of {trials} expected trials: epsilon_selection = {round_up(epsilon)}"]
 
 
 def epsilon_text(statement: Mapping[str, Any]) -> str:
     """The ε of a statement, or its status and the reason where there is none: never a number that is no guarantee."""
     if has_epsilon(statement):
-        return _round_up(statement["epsilon"])
+        return round_up(statement["epsilon"])
     status = words(statement.get("status") or "none")
     reason = small_text(statement.get("reason"))
     return status if reason == DASH else f"{status}: {reason}"
 
 
-def _round_up(epsilon: float) -> str:
+def round_up(epsilon: float, digits: int = 4) -> str:
     """Four digits, rounded up: 3.9912 is written 3.992, since a smaller number would claim more than was derived."""
     if epsilon <= 0:
         return "0"
     exact = Decimal(repr(float(epsilon)))
-    return f"{exact.quantize(Decimal(1).scaleb(exact.adjusted() - 3), rounding=ROUND_CEILING).normalize():f}"
+    step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
+    return f"{exact.quantize(step, rounding=ROUND_CEILING).normalize():f}"

@@ -1,17 +1,16 @@
-"""What the documentation says exists: commands, experiments, links; and its Python runs."""
+"""What the documentation says exists: commands, experiments, links. Its code runs in ``test_code_blocks``."""
 
 import re
 import shlex
 from pathlib import Path
 
-import jax
-import matplotlib
 import pytest
-import tyro
 
-from fljax.cli import commands, privacy
-from fljax.cli.arguments import overridden
+from fljax.cli import commands
+from fljax.cli.arguments import check_names, overridden, split_files
+from fljax.cli.parse import HELP, parse, parse_known
 from fljax.config import load as read
+from fljax.core.check import FljaxError
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "experiments/README.md"]
@@ -54,21 +53,24 @@ COMMANDS = sorted(
 
 def check(command: str) -> None:
     """Parses a command as the command line does, and validates its experiment with the flags given."""
-    _, verb, *rest = shlex.split(command)
-    if verb == "privacy":
-        questions = privacy.COMMANDS
-        if len(rest) > 1:
-            tyro.extras.subcommand_cli_from_dict(questions, args=rest)
-        else:
-            assert rest[0] in questions
+    _, *words = shlex.split(command)
+    verb, known = words[0], commands.COMMANDS
+    while isinstance(known, dict):
+        if not words or words[0] in HELP:
+            return  # a group of commands is spoken of by its name
+        known = commands.find(words.pop(0), known, "fljax")
+    if "--help" in words or not words:
         return
-    if verb in commands.OVERRIDABLE:
-        parsed, overrides = tyro.cli(commands.OVERRIDABLE[verb], args=rest, return_unknown_args=True)
-        experiment = overridden(parsed.experiment, overrides, data_dir=parsed.data_dir, fast=parsed.fast)
+    if not known.takes:
+        parse(known.load(), words, command)
+        return
+    named, _ = split_files(words)  # files of fields are the reader's
+    parsed, overrides = parse_known(known.load(), named, command)
+    check_names(overrides, known.load())
+    if known.takes == commands.ALL and not words[0].startswith("@"):
+        fast = getattr(parsed, "fast", False)
+        experiment = overridden(parsed.experiment, overrides, data_dir=parsed.data_dir, fast=fast)
         assert (experiment.sweep is not None) == (verb == "sweep")
-        return
-    assert verb in commands.PLAIN, f"there is no command {verb!r}"
-    tyro.cli(commands.PLAIN[verb], args=rest)
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda v: v)
@@ -76,8 +78,8 @@ def test_command_exists(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     try:
         check(command)
-    except SystemExit as stop:
-        pytest.fail(f"{page}: {command!r} does not parse ({stop.code})")
+    except FljaxError as error:
+        pytest.fail(f"{page}: {command!r} does not parse ({error})")
 
 
 def test_commands_are_found():
@@ -107,26 +109,6 @@ def test_experiment_is_valid_listed_and_has_its_header(path):
     assert re.search(r"\bexpected +\S", said), "the header lacks the expected numbers"
     assert re.search(r"\b[\d.]+ (s|seconds?|min|minutes?|h|hours?)\b", said), "the header lacks the time"
     assert f"]({path.name})" in (ROOT / "experiments/README.md").read_text(), "experiments/README.md does not list it"
-
-
-def test_readme_python_runs(tmp_path, monkeypatch, capsys):
-    """All blocks of the README, in one namespace and in its order, where the results that it reads lie."""
-    from fljax.sim.run import run
-    from fljax.sweep.record import record_run
-
-    matplotlib.use("agg")
-    monkeypatch.chdir(tmp_path)
-    record_run(Path("results/look"), run(overridden("digits_dp_fedavg", ["--rounds", "3"]), quiet=True))
-    python = blocks(ROOT / "README.md", "python")
-    assert len(python) >= 3
-    assert len([line for line in python[0].splitlines() if line.strip()]) == 12  # as the README says
-    space: dict = {}
-    for block in python:
-        exec(compile(block, "README.md", "exec"), space)
-    assert float(space["info"].participants) > 0
-    assert bool(jax.numpy.isfinite(space["info"].client["loss"]))
-    assert "test accuracy" in capsys.readouterr().out
-    assert space["outcome"].final["test_accuracy"] > 0.9
 
 
 def test_documentation_names_no_planned_work():

@@ -21,5 +21,6 @@ def page(sweep):
 
 @pytest.fixture
 def no_png(monkeypatch):
-    """Leaves out the PNGs, half the time of a report, where a test does not look at them."""
+    """Leaves out PNG and PDF, most of the time of a report, where a test does not look at them."""
     monkeypatch.setattr(style, "png_bytes", lambda figure: b"")
+    monkeypatch.setattr(style, "pdf_bytes", lambda figure: b"")

@@ -5,8 +5,9 @@ import pytest
 from sample_results import EPS, KEEP, SOURCE, make_sweep
 
 from fljax.report import text
-from fljax.report.dropout_figures import mask_curves, masks_figure, sources_figure
+from fljax.report.dropout_figures import sources_figure
 from fljax.report.page import cost_table, write_report
+from fljax.report.round_figures import mask_curves, masks_figure
 from fljax.report.style import LINES
 
 AXES = {EPS: [2.0, 8.0], KEEP: [0.25, 0.5, 1.0], SOURCE: ["fisher", "random"]}

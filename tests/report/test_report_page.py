@@ -105,7 +105,7 @@ def test_refused_run_shows_no_number(tmp_path):
     page = render(open_results(tmp_path), {})
     assert "(no ε is claimed)" in page
     assert "The mask is private &lt;b&gt;&amp;&lt;/b&gt; its noise is not." in page
-    section = page[page.index("<h2>Privacy") : page.index("<h2>Communication")]
+    section = page[page.index('id="privacy"') : page.index('id="communication"')]
     assert ">refused<" in section and "carries <b>no ε</b>" in section
     assert "3.99" not in page and "1e-5" not in page
 
@@ -116,7 +116,7 @@ def test_refused_cells_of_a_sweep_are_marked(tmp_path):
     assert table.refused.tolist() == [[True, False], [True, False]]
     assert table.row_name == "target ε" and table.text(0, 0).endswith("†")
     page = render(open_results(tmp_path), {})
-    section = page[page.index("<h2>Privacy") : page.index("<h2>Communication")]
+    section = page[page.index('id="privacy"') : page.index('id="communication"')]
     assert '<td>keep rate 0.5</td><td><span class="badge refused">' in section  # one statement for both targets
     assert "<td>ε 2, keep rate 1</td>" in section and '<th scope="col">target ε</th>' in page
     assert "† No ε is claimed" in page
