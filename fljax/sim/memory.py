@@ -105,7 +105,7 @@ def fit(compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | N
             raise FljaxError(f"Expected {field}={size} to fit into memory: {told}. Use a smaller model or batch.")
         if fixed:
             fits = fit(compile_at, smaller, False, limit, field)[1]
-            raise FljaxError(f"Expected {field}={size} to fit into memory: {told}. Use {field}={fits} or leave it out.")
+            raise FljaxError(f"Expected {field}={size} to fit into memory: {told}. Use {field}={fits}.")
         size = smaller
 
 

@@ -26,7 +26,7 @@ from fljax.core.types import Hparams
 from fljax.data import Dataset
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim import checkpoint
+from fljax.sim import checkpoint, memory
 from fljax.sim.build import Program, build, calibrated, load_data, privacy_ledger, resolve
 from fljax.sim.devices import make_clock
 from fljax.sim.engine import Running, Schedule, Timing, compile_call, drive, make_call, steady
@@ -228,9 +228,18 @@ def begin_batch(ready: Ready, shard: str, saved: Saved | None = None, quiet: boo
     )
     start, compile_s, kind = _start(saved, Running(0, state, {})), 0.0, (ready.structure, batch.width, batch.rate)
     if kind not in ready.compiled:
+
+        def compile_at(width: int) -> Callable:
+            nonlocal compile_s
+            some_keys, states, some = jax.tree.map(lambda x: x[:width], (keys, start.state, numbers))
+            args = (jnp.int32(0), schedule, some_keys, states, dataset.train, held, some)
+            executable, seconds = compile_call(call, *args)
+            compile_s += seconds
+            return executable
+
         with said(f"{batch.label}: compiling one program for {ready.trials} trials", quiet):
-            args = (jnp.int32(0), schedule, keys, start.state, dataset.train, held, numbers)
-            ready.compiled[kind], compile_s = compile_call(call, *args)
+            room = memory.free()
+            ready.compiled[kind], _ = memory.fit(compile_at, batch.width, True, room, "perf.trials_per_batch")
     inputs = (schedule, keys, dataset.train, held, numbers)
     return BegunBatch(program, resolved, start, ready.compiled[kind], inputs, compile_s)
 

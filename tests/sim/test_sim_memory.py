@@ -40,9 +40,9 @@ def test_without_a_limit_nothing_is_changed():
 
 
 def test_what_was_asked_for_is_refused_with_one_that_fits():
-    with pytest.raises(FljaxError, match=r"perf.chunk=16 to fit .* Use perf.chunk=\d+ or leave it out") as error:
+    with pytest.raises(FljaxError, match=r"perf.chunk=16 to fit .* Use perf.chunk=\d+\.") as error:
         memory.fit(squares, 16, True, 12 * MIB, "perf.chunk")
-    named = int(str(error.value).split("Use perf.chunk=")[1].split()[0])
+    named = int(str(error.value).split("Use perf.chunk=")[1].rstrip("."))
     assert memory.needed(squares(named)).more <= memory.SHARE * 12 * MIB
 
 

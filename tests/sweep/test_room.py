@@ -1,0 +1,22 @@
+"""A batch of trials that would not fit into memory is refused before it runs, with one that fits."""
+
+import pytest
+from small_sweep import experiment
+
+from fljax.core.check import FljaxError
+from fljax.sim import memory
+from fljax.sim.build import load_data
+from fljax.sweep.plan import make_plan
+from fljax.sweep.run import begin_batch, get_ready, run_sweep
+
+
+@pytest.mark.slow  # compiles a handful of widths
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
+    sweep = experiment(**{"perf.trials_per_batch": 8})
+    plan = make_plan(sweep)
+    shard = next(iter(plan.shards))
+    ready = get_ready([plan.batch(shard)], load_data(sweep.data), {}, quiet=True)
+    whole = memory.needed(begin_batch(ready, shard, quiet=True).executable).more
+    monkeypatch.setattr(memory, "free", lambda: int(0.7 * whole))
+    with pytest.raises(FljaxError, match=r"perf.trials_per_batch=8 to fit .* Use perf.trials_per_batch=[1-7]\."):
+        run_sweep(sweep, quiet=True)
