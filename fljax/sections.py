@@ -101,6 +101,8 @@ class ClientConfig(Section):
     """examples a step (default: all of the client's)"""
     proximal: Annotated[float, Traced("proximal")] = Field(0.0, ge=0)
     """weight mu of the proximal term of fedprox and ditto"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """format of the products in local training; parameters, clip and noise stay in float32"""
     present_classes: bool = False
     """hold the logits of classes that a client has no example of at 0 while it trains"""
     shared: tuple[str, ...] | None = None

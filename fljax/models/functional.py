@@ -61,10 +61,10 @@ def group_norm(p: Weights, x: Array, group_size: int) -> Array:
 
     Source: Wu and He, "Group Normalization", ECCV 2018, with a fixed number of channels per group.
     """
-    grouped = x.reshape(x.shape[0], -1, x.shape[-1] // group_size, group_size)
+    grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1] // group_size, group_size)
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     scaled = centred * jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + EPSILON)
-    return scaled.reshape(x.shape) * _last(p["scale"], x) + _last(p["bias"], x)
+    return scaled.reshape(x.shape).astype(x.dtype) * _last(p["scale"], x) + _last(p["bias"], x)
 
 
 def layer_norm(p: Weights, x: Array) -> Array:
@@ -79,11 +79,11 @@ def layer_norm(p: Weights, x: Array) -> Array:
 
     Source: Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
-    kept = _last(((p["scale"] != 0) | (p["bias"] != 0)).astype(x.dtype), x)
+    kept, wide = _last(((p["scale"] != 0) | (p["bias"] != 0)).astype(jnp.float32), x), x.astype(jnp.float32)
     count = jnp.maximum(kept.sum(), 1.0)
-    centred = (x - (x * kept).sum(-1, keepdims=True) / count) * kept
+    centred = (wide - (wide * kept).sum(-1, keepdims=True) / count) * kept
     scaled = centred * jax.lax.rsqrt(jnp.square(centred).sum(-1, keepdims=True) / count + EPSILON)
-    return scaled * _last(p["scale"], x) + _last(p["bias"], x)
+    return scaled.astype(x.dtype) * _last(p["scale"], x) + _last(p["bias"], x)
 
 
 def embed(p: Weights, tokens: Array) -> Array:
@@ -112,11 +112,11 @@ def lstm(p: Weights, x: Array) -> Array:
         h, c = carry
         i, f, g, o = jnp.split(gates + h @ p["recurrent"], 4, axis=-1)
         c = jax.nn.sigmoid(f + 1.0) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        h = (jax.nn.sigmoid(o) * jnp.tanh(c)).astype(h.dtype)
         return (h, c), h
 
     zero = jnp.zeros((x.shape[0], p["recurrent"].shape[0]), x.dtype)
-    return _over_time(step, (zero, zero), dense(p, x))
+    return _over_time(step, (zero, zero.astype(jnp.float32)), dense(p, x))
 
 
 def gru(p: Weights, x: Array) -> Array:
@@ -165,6 +165,6 @@ def causal_attention(p: dict[str, Weights], x: Array, head_dim: int) -> Array:
     q, k, v = (dense(p[name], x).reshape(batch, length, -1, head_dim) for name in ("query", "key", "value"))
     similarity = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(head_dim)
     past = jnp.tril(jnp.ones((1, 1, length, length), bool))
-    weights = jax.nn.softmax(jnp.where(past, similarity, -jnp.inf), axis=-1)
-    seen = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    weights = jax.nn.softmax(jnp.where(past, similarity.astype(jnp.float32), -jnp.inf), axis=-1)
+    seen = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(x.dtype), v)
     return dense(p["out"], seen.reshape(batch, length, -1))

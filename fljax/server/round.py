@@ -345,7 +345,7 @@ class _Bound(NamedTuple):
             uplink_values=traffic.up_values,
             downlink_values=traffic.down_values,
             uplink=traffic.uplink(slots.ids, slots.alive),
-            downlink=traffic.downlink(cohort.ids, cohort.real, jnp.sum(fresh & slots.alive)),
+            downlink=traffic.downlink(slots.ids, slots.ids < self.sampler.population, fresh & slots.alive),
             client=means,
             server={"update_norm": tree.norm(update), **masks},
             classes=work,

@@ -38,10 +38,12 @@ class Traffic(NamedTuple):
         return self._total(self.up, ids, who)
 
     def downlink(self, ids: Array, who: Array, fresh: Array) -> Bytes:
-        """Bytes that they receive together; ``fresh`` of them choose anew and get the whole model to choose from."""
-        sent = self._total(self.down, ids, who)
-        more = self.whole - self.down[0]
-        return Bytes(sent.kib + fresh * (more // 1024), sent.rest + fresh * (more % 1024))
+        """Bytes that they receive together; where fresh [C] is True a client gets the whole model to choose from."""
+        part, whole = self._total(self.down, ids, who & ~fresh), self._total(self._each_whole(), ids, who & fresh)
+        return Bytes(part.kib + whole.kib, part.rest + whole.rest)
+
+    def _each_whole(self) -> Array:
+        return jnp.broadcast_to(self.whole, self.down.shape)
 
     def _total(self, each: Array, ids: Array, who: Array) -> Bytes:
         mine = each[0] if self.tiers is None else each[self.tiers.place(ids)]
@@ -65,7 +67,7 @@ def count_traffic(
     if sub is not None and selection is not None:
         contexts = [ctx._replace(keep_rate=ctx.keep_rate * rate) for rate in rates]
         kept = [kept_values(sub, params, sub.masks(c, selection)) for c in contexts]
-    sent = [_written(parts, ctx, payload, k, params, copies) for k in kept]
+    sent = [_written(parts, payload, k, params, copies) for k in kept]
     in_forward = sub is not None and sub.forward == "submodel"
     down = [(k if in_forward else size) + state for k in kept]
     widest = rates.index(max(rates))
@@ -99,12 +101,11 @@ def kept_values(sub: SubModel, params: Params, neurons: dict[str, Array]) -> Arr
     return total
 
 
-def _written(parts: Parts, ctx: Ctx, payload: PyTree, kept: Array, params: Params, copies: int) -> dict[str, Wire]:
+def _written(parts: Parts, payload: PyTree, kept: Array, params: Params, copies: int) -> dict[str, Wire]:
     """The parts of one client's message before the transforms write them: 32 bits a value.
 
     Positions are sent only where the server could not compute the mask itself: a bitmap of the neurons.
     """
-    del ctx
     sub, like = parts.submodel, jax.tree.structure(params)
     dense = sub is None or (sub.support == "dense" and parts.transform.always)  # noise on all: all of it is sent
     private = sub is not None and sub.own is not None and sub.source == "exact" and not dense

@@ -32,6 +32,7 @@ from fljax.dropout.fisher import fisher_dropout
 from fljax.dropout.information import Learner
 from fljax.dropout.sources import exact_dropout, paid_dropout, public_dropout, random_per_client, self_released_dropout
 from fljax.models import Loss, Model, make_loss, make_model
+from fljax.models.precision import compute_in
 from fljax.privacy.accounting import default_delta
 from fljax.privacy.budget import affordable_rounds
 from fljax.privacy.calibration import calibrate_many
@@ -185,7 +186,8 @@ def _local(experiment: Experiment, model: Model, loss: Loss, population: int) ->
     epochs = 1 if c.epochs is None and c.steps is None else c.epochs
     scaler = rescale(model.groups) if experiment.dropout.rescale else None
     optimiser = _client_optimiser(experiment)
-    training = Training(model, loss, optimiser, epochs, c.steps, c.batch_size, scaler, c.present_classes)
+    learnt = compute_in(model, c.precision)
+    training = Training(learnt, loss, optimiser, epochs, c.steps, c.batch_size, scaler, c.present_classes)
     if experiment.privacy.mechanism == "record_gaussian":
         return dpsgd_update(training, private_gradient)
     if c.algorithm == "fedavg":
