@@ -89,6 +89,12 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _streamed_data_are_of_one_run(self) -> Experiment:
+        if self.data.streamed and self.sweep is not None:
+            raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _tiers_are_classes(self) -> Experiment:
         d, count = self.dropout, len(self.devices.uplink)
         if d.tiers == "resources" and count == 0:

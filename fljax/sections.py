@@ -43,6 +43,8 @@ class DataConfig(Section):
     """feature noise under partition = "feature_shift" """
     examples_per_client: int | None = Field(None, ge=1)
     """keep at most so many examples of each client"""
+    streamed: bool = False
+    """the training examples stay on the host (in memory-mapped files for `npy`), and those of each cohort travel"""
     seed: int = Field(0, ge=0)
     """seed of the partition; training seeds never change it"""
     unseen_clients: int = Field(0, ge=0)

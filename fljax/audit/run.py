@@ -105,6 +105,8 @@ def _check(experiment: Experiment, canaries: int, mode: str) -> None:
     if experiment.sweep is not None:
         raise FljaxError(f"{experiment.name} holds a sweep. Audit one of its trials: --sweep None and its fields.")
     privacy = experiment.privacy
+    if experiment.data.streamed:
+        raise FljaxError("Expected data.streamed=true to be false in an audit: it replays rounds on resident data.")
     if privacy.mechanism == "record_gaussian":
         raise FljaxError("Expected a mechanism that protects clients: canary clients do not measure record_gaussian.")
     if privacy.noise_scale != 1:

@@ -83,6 +83,11 @@ def check_finite(path: Path | str, values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
+def as_floats(x: np.ndarray) -> np.ndarray:
+    """Bytes are pixels and become float32 in [0, 1]; other numbers stay what they are."""
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+
+
 def stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One (x, y) pair per client -> x, y and the client's number of each example."""
     owner = np.repeat(np.arange(len(parts)), [len(x) for x, _ in parts])

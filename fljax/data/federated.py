@@ -18,6 +18,7 @@ import numpy as np
 from fljax.core.check import FljaxError
 
 if TYPE_CHECKING:
+    from fljax.data.streamed import StreamedData
     from fljax.data.summary import PartitionSummary
 
 Array = jax.Array
@@ -94,12 +95,16 @@ class FederatedData:
     max_size: int = field(metadata={"static": True})
     min_size: int = field(metadata={"static": True})
 
+    def at(self, index: Array) -> FederatedData:
+        """The data of one round of a call: all of them, whichever round it is (see ``streamed.Window``)."""
+        del index
+        return self
+
     def take(self, slot: Array, client_id: Array) -> Shard:
         """The shard of one client; works on traced ids, under vmap, scan and jit.
 
         Args:
-          slot: () int32, the client's place in the cohort. Resident data does not need it: it is the seam for data that
-            the host streams slot by slot.
+          slot: () int32, the client's place in the cohort; resident data do not need it.
           client_id: () int32. N (an empty slot), and any other id outside ``0 .. N - 1``, gives a shard of size 0.
         """
         del slot
@@ -111,9 +116,7 @@ class FederatedData:
 
     def size_of(self, client_ids: Array) -> Array:
         """Number of examples of clients: ids [C] -> [C] int32; 0 for an id outside ``0 .. N - 1``."""
-        known = (client_ids >= 0) & (client_ids < self.population)
-        row = jnp.clip(client_ids, 0, self.population - 1)
-        return jnp.where(known, self.offsets[row + 1] - self.offsets[row], 0)
+        return sizes_of(self.offsets, client_ids)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -182,6 +185,13 @@ class FederatedData:
         return f"<b>FederatedData</b> {_cells(self)}"
 
 
+def sizes_of(offsets: Array, client_ids: Array) -> Array:
+    """Examples of clients, from offsets [N + 1]: 0 for an id outside ``0 .. N - 1``; int32 of the shape of the ids."""
+    known = (client_ids >= 0) & (client_ids < offsets.shape[0] - 1)
+    row = jnp.clip(client_ids, 0, offsets.shape[0] - 2)
+    return jnp.where(known, offsets[row + 1] - offsets[row], 0)
+
+
 def _same_length(x: np.ndarray, y: np.ndarray, whose: str) -> None:
     if x.ndim < 1 or y.ndim < 1 or len(x) != len(y):
         raise FljaxError(f"Expected as many labels as examples, found x{whose} {x.shape} and y{whose} {y.shape}.")
@@ -233,7 +243,7 @@ class Dataset:
     Attributes:
       name: as in the registry.
       task: ``classification`` (y [n] int32), ``regression`` (y float32) or ``next_char`` (x, y [n, L] int32; 0 = pad).
-      train: the clients that train.
+      train: the clients that train; StreamedData where the examples stay on the host.
       test: the global test set.
       num_classes: K; 1 for regression.
       input_shape: shape of one example, without the batch.
@@ -245,7 +255,7 @@ class Dataset:
 
     name: str
     task: str
-    train: FederatedData
+    train: FederatedData | StreamedData
     test: Examples
     num_classes: int
     input_shape: tuple[int, ...]
@@ -272,7 +282,7 @@ class Dataset:
         return f"<b>{_escape(self.name)}</b>: {_escape(self.description)}<br>{shape}<table>{body}</table>"
 
 
-def _cells(data: FederatedData) -> str:
+def _cells(data: FederatedData | StreamedData) -> str:
     """Sizes in words, for notebooks."""
     total = int(data.offsets[-1])
     return f"{data.population} clients, {total} examples, {data.min_size} to {data.max_size} each"

@@ -12,9 +12,11 @@ import numpy as np
 from fljax.core.check import FljaxError, in_range, non_negative, one_of, positive
 from fljax.data import partition as partitions
 from fljax.data import sources
+from fljax.data.base import as_floats
 from fljax.data.federated import Dataset, Examples, FederatedData, on_device
 from fljax.data.partition import Partition
 from fljax.data.sources import Source
+from fljax.data.streamed import StreamedData
 
 PARTITIONS = ("iid", "dirichlet", "shards", "quantity_skew", "feature_shift", "natural")
 
@@ -45,6 +47,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "femnist": DatasetInfo("handwritten characters, 62 classes, clients are writers (LEAF)", True, sources.femnist),
     "shakespeare": DatasetInfo("next character of 36 plays, clients are roles (TSV)", True, sources.shakespeare),
     "heart_disease": DatasetInfo("heart disease, clients are four hospitals (CSV)", True, sources.heart_disease),
+    "npy": DatasetInfo("your own arrays x, y, ... as .npy files, mapped and not read", True, sources.npy, 100),
     "npz": DatasetInfo("your own arrays x, y, client_id in one .npz file", True, sources.npz, 100),
 }
 
@@ -66,6 +69,7 @@ def load_dataset(
     client_test_fraction: float = 0.0,
     examples_per_client: int | None = None,
     allow_empty: bool = False,
+    streamed: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """A dataset, dealt out to clients and on the device. The same arguments give the same data, bit for bit.
@@ -92,6 +96,7 @@ def load_dataset(
         of their own (femnist, shakespeare, heart_disease, synthetic), else None.
       examples_per_client: keep at most so many random examples of each client, before anything is held out.
       allow_empty: permit clients without examples.
+      streamed: the training examples stay on the host, and those of each cohort travel (see ``StreamedData``).
       options: arguments of the loader, e.g. ``{"length": 40}`` for shakespeare.
 
     Errors: FljaxError in one line for a wrong argument, a missing file or a file that breaks its format.
@@ -111,33 +116,53 @@ def load_dataset(
         split = partitions.cap(split, examples_per_client, seed=seed)
     description = _describe(source, partition, settings, split, seed)
     return _bundle(
-        source._replace(x=x, description=description), split, names, unseen_clients, client_test_fraction, seed
+        source._replace(x=x, description=description),
+        split,
+        names,
+        unseen_clients,
+        client_test_fraction,
+        seed,
+        streamed,
     )
 
 
 def _bundle(
-    source: Source, split: Partition, names: np.ndarray | None, unseen_clients: int, fraction: float, seed: int
+    source: Source,
+    split: Partition,
+    names: np.ndarray | None,
+    unseen_clients: int,
+    fraction: float,
+    seed: int,
+    streamed: bool,
 ) -> Dataset:
     """Chooses who never trains and what is held out, and moves everything to the device."""
     training, unseen = _choose_unseen(split.population, unseen_clients, seed)
     train, client_test = split.select(training), None
     if fraction > 0:
         train, held = partitions.hold_out(train, fraction, seed=seed)
-        client_test = FederatedData.from_indices(source.x, source.y, held)
+        client_test = _resident(source.x, source.y, held)
     elif names is not None:
         client_test = _natural_test(source, names[training])
     return Dataset(
         name=source.name,
         task=source.task,
-        train=FederatedData.from_indices(source.x, source.y, train),
-        test=Examples(on_device(source.test_x), on_device(source.test_y)),
+        train=StreamedData.from_indices(source.x, source.y, train)
+        if streamed
+        else _resident(source.x, source.y, train),
+        test=Examples(on_device(as_floats(source.test_x)), on_device(source.test_y)),
         num_classes=source.num_classes,
         input_shape=tuple(source.x.shape[1:]),
         client_test=client_test,
-        unseen=FederatedData.from_indices(source.x, source.y, split.select(unseen)) if unseen_clients else None,
+        unseen=_resident(source.x, source.y, split.select(unseen)) if unseen_clients else None,
         description=source.description,
         licence=source.licence,
     )
+
+
+def _resident(x: np.ndarray, y: np.ndarray, split: Partition) -> FederatedData:
+    """The examples of a partition on the device; of a memory-mapped file these are all that is read."""
+    chosen = np.arange(len(split.order))
+    return FederatedData.from_indices(as_floats(x[split.order]), y[split.order], (chosen, split.offsets))
 
 
 def _load(name: str, data_dir: str | Path | None, options: Mapping[str, Any]) -> Source:
@@ -216,7 +241,7 @@ def _natural_test(source: Source, names: np.ndarray) -> FederatedData | None:
     owner = np.where(chosen, np.searchsorted(names, source.test_client_ids), len(names))  # the rest: one client more
     sizes = np.bincount(owner, minlength=len(names) + 1)
     everyone = Partition(np.argsort(owner, kind="stable"), np.concatenate([[0], np.cumsum(sizes)]))
-    return FederatedData.from_indices(source.test_x, source.test_y, everyone.select(np.arange(len(names))))
+    return _resident(source.test_x, source.test_y, everyone.select(np.arange(len(names))))
 
 
 _SHOWN = {

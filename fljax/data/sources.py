@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fljax.data.base import FOLDER_VARIABLE, Source
 from fljax.data.images import cifar10, digits, fashion_mnist, femnist, mnist, mnist_by_writer
+from fljax.data.mapped import npy
 from fljax.data.synthetic import synthetic
 from fljax.data.tables import heart_disease, npz
 from fljax.data.text import shakespeare
@@ -22,6 +23,7 @@ __all__ = [
     "heart_disease",
     "mnist",
     "mnist_by_writer",
+    "npy",
     "npz",
     "shakespeare",
     "synthetic",

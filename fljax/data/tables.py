@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fljax.core.check import FljaxError, one_of
-from fljax.data.base import Folder, Source, bad_file, brief, check_finite, check_labels
+from fljax.data.base import Folder, Source, as_floats, bad_file, brief, check_finite, check_labels
 from fljax.data.formats import read_npz, read_table
 from fljax.data.partition import by_id, hold_out, iid
 
@@ -169,7 +169,7 @@ def _numbers(path: Path, values: np.ndarray, name: str, pixels: bool = False) ->
     if values.dtype.kind not in "biu":
         raise bad_file(path, f"expected numbers in {name!r}, found type {values.dtype}")
     if pixels and values.dtype == np.uint8:
-        return values.astype(np.float32) / np.float32(255)
+        return as_floats(values)
     if values.max() > 2**31 - 1 or values.min() < -(2**31):
         raise bad_file(path, f"expected integers that fit int32 in {name!r}, found {values.min()} .. {values.max()}")
     return values.astype(np.int32)

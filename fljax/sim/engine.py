@@ -22,6 +22,7 @@ from fljax.core.types import Array, Hparams, Key, Round
 from fljax.server.observe import flat_classes
 from fljax.server.round import RoundInfo, RoundState
 from fljax.sim.evaluate import Held
+from fljax.sim.feed import Feed, resident
 
 
 class Schedule(NamedTuple):
@@ -59,7 +60,7 @@ def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_pe
 
     def call(t0: Array, schedule: Schedule, key: Key, state: RoundState, data, held: Held, hparams: Hparams) -> Call:
         def one(state: RoundState, t: Array):
-            new, info = round.step(t, key, state, data, hparams)
+            new, info = round.step(t, key, state, data.at(t - t0), hparams)
             done = t + 1
             due = (done % schedule.every == 0) | (done == schedule.rounds)
 
@@ -123,7 +124,8 @@ def drive(
       executable: a compiled call (perhaps vmapped over trials).
       start: where to begin; a run resumed from a checkpoint continues bit-identically, since keys are derived from the
         run's key and the round number.
-      schedule, key, data, held, hparams: as for ``make_call``.
+      schedule, key, held, hparams: as for ``make_call``.
+      data: those of all calls, or a Feed that has them call by call.
       round_axis: axis of the rounds in the history: 0, or 1 behind a trial axis.
       after_call: called between two calls with the run so far: progress, checkpoints.
 
@@ -131,9 +133,12 @@ def drive(
       (the finished run, [(rounds, seconds)] of every call).
     """
     running, times, total = start, [], int(schedule.rounds)
+    feed = data if isinstance(data, Feed) else resident(data)
     while running.done < total:
         begin = time.perf_counter()
-        result = executable(jnp.int32(running.done), schedule, key, running.state, data, held, hparams)
+        now = feed.now(running.done)
+        result = executable(jnp.int32(running.done), schedule, key, running.state, now, held, hparams)
+        feed.ahead(running.done)  # while the device computes
         history = jax.tree.map(np.asarray, jax.block_until_ready(result.history))
         count = min(total - running.done, history["participants"].shape[round_axis])
         times.append((count, time.perf_counter() - begin))

@@ -18,6 +18,7 @@ from fljax.sim.build import Program, build, privacy_ledger, resolve
 from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
+from fljax.sim.feed import make_feed
 from fljax.sim.progress import Progress, said
 
 CHECKPOINT = ".checkpoint.npz"
@@ -109,9 +110,12 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
     evaluate = make_evaluate(program.model, program.loss, program.local)
     call = make_call(program.round, evaluate, length)
     schedule = Schedule(jnp.int32(rounds), jnp.int32(experiment.eval_every))
-    data, held = program.dataset.train, held_data(program.dataset)
+    feed = make_feed(program.dataset.train, program.sampler, key, numbers, rounds, length)
+    held = held_data(program.dataset)
     with said("compiling", quiet):
-        executable, compile_s = compile_call(call, jnp.int32(0), schedule, key, start.state, data, held, numbers)
+        executable, compile_s = compile_call(
+            call, jnp.int32(0), schedule, key, start.state, feed.now(start.done), held, numbers
+        )
 
     shown = [f"epsilon {value:.2f} ({ledger.label}, live)" for value in ledger.spent]
     with Progress(rounds, experiment.name, lambda done: shown[done - 1] if shown else "", quiet) as bar:
@@ -121,7 +125,7 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
                 checkpoint.save(path, running, header | {"ledger": ledger.entry(running.done)})
             bar.update(running.done)
 
-        done, times = drive(executable, start, schedule, key, data, held, numbers, after_call=after_call)
+        done, times = drive(executable, start, schedule, key, feed, held, numbers, after_call=after_call)
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(rounds - 1), done.state, numbers)
     history = make_clock(experiment, program.model, program.dataset)(done.history)
