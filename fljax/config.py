@@ -148,7 +148,8 @@ class Experiment(Section):
     def fingerprint(self) -> str:
         """Hash of everything that can change a result; flags of speed and names are left out."""
         tree = self.model_dump(mode="json", exclude={"name", "title", "perf", "controls"})
-        tree["data"].pop("dir")
+        for field in ("dir", "streamed"):
+            tree["data"].pop(field)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

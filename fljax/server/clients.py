@@ -170,10 +170,11 @@ def _run(
     whole, size = model is not None, tree.num_elements(sent.params if model is None else model)
     chunk = auto_chunk(size, parts.capacity) if parts.perf.chunk is None else parts.perf.chunk
 
-    def one(slot: Slots, own: PyTree):  # ONE client: no client axis in scope
+    def one(shared: PyTree, slot: Slots, own: PyTree):  # ONE client: no client axis in scope
+        ctx, sent, data = shared
         return run_client(parts, ctx, sent, slot, own, data, whole)
 
-    return run_clients(one, slots, table, chunk=chunk, collect=collect, mesh=parts.perf.mesh)
+    return run_clients(one, (ctx, sent, data), slots, table, chunk=chunk, collect=collect, mesh=parts.perf.mesh)
 
 
 # ---- one client -----------------------------------------------------------------------------------------------------

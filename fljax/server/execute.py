@@ -59,7 +59,8 @@ def auto_chunk(num_params: int, capacity: int) -> int:
 
 
 def run_clients(
-    run_client: Callable[[Slots, PyTree], tuple[PyTree, PyTree, PyTree]],
+    run_client: Callable[[PyTree, Slots, PyTree], tuple[PyTree, PyTree, PyTree]],
+    shared: PyTree,
     slots: Slots,
     table: PyTree,
     *,
@@ -70,7 +71,8 @@ def run_clients(
     """Runs a function of one client for every slot of a cohort.
 
     Args:
-      run_client: (slot, client_state) -> (payload, client_state, info), written for one client.
+      run_client: (shared, slot, client_state) -> (payload, client_state, info), written for one client.
+      shared: what all clients read; every device has it whole. It is no closure, since a mesh knows only arguments.
       slots: who is in, slots that are not alive last.
       table: client states, leaves [N, ...], or () where clients keep nothing.
       chunk: clients per vmapped batch; 0 = all.
@@ -81,8 +83,8 @@ def run_clients(
       Chunks without a living client are skipped where no client keeps a state; their info is zero.
     """
     if mesh is None:
-        return _run_chunks(run_client, slots, table, chunk=chunk, collect=collect)
-    return _run_sharded(run_client, slots, table, chunk=chunk, collect=collect, mesh=mesh)
+        return _run_chunks(partial(run_client, shared), slots, table, chunk=chunk, collect=collect)
+    return _run_sharded(run_client, shared, slots, table, chunk=chunk, collect=collect, mesh=mesh)
 
 
 def _run_chunks(run_client, slots: Slots, table: PyTree, *, chunk: int, collect: str) -> Collected:
@@ -121,17 +123,19 @@ def _run_chunks(run_client, slots: Slots, table: PyTree, *, chunk: int, collect:
     return Collected(flat(total) if collect == "concat" else total, flat(states), flat(info))
 
 
-def _run_sharded(run_client, slots: Slots, table: PyTree, *, chunk: int, collect: str, mesh: Mesh) -> Collected:
+def _run_sharded(
+    run_client, shared: PyTree, slots: Slots, table: PyTree, *, chunk: int, collect: str, mesh: Mesh
+) -> Collected:
     devices, capacity = mesh.shape["clients"], slots.ids.shape[0]
     split, whole = PartitionSpec("clients"), PartitionSpec()
 
-    def local(slots, table):
-        own = _run_chunks(run_client, slots, table, chunk=chunk, collect=collect)
+    def local(shared, slots, table):
+        own = _run_chunks(partial(run_client, shared), slots, table, chunk=chunk, collect=collect)
         return own._replace(payload=jax.lax.psum(own.payload, "clients")) if collect == "sum" else own
 
     out = Collected(whole if collect == "sum" else split, split, split)
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(split, whole), out_specs=out, check_vma=False)
-    result = mapped(_pad(slots, -(-capacity // devices) * devices), table)
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=out, check_vma=False)
+    result = mapped(shared, _pad(slots, -(-capacity // devices) * devices), table)
     cut = partial(jax.tree.map, lambda x: x[:capacity])
     payload = result.payload if collect == "sum" else cut(result.payload)
     return Collected(payload, cut(result.states), cut(result.info))

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
-from fljax.core.types import Array, Hparams, Key, Round
+from fljax.core.types import Array, Hparams, Key, PyTree, Round
 from fljax.server.observe import flat_classes
 from fljax.server.round import RoundInfo, RoundState
 from fljax.sim.evaluate import Held
@@ -102,8 +103,15 @@ class Running(NamedTuple):
 def compile_call(call: Callable, *args: Any) -> tuple[Callable, float]:
     """Compiles a call for its arguments, the state donated: (executable, seconds)."""
     start = time.perf_counter()
-    executable = jax.jit(call, donate_argnums=(3,)).lower(*args).compile()
+    whole = replicated(args[3])
+    executable = jax.jit(call, donate_argnums=(3,), out_shardings=whole).lower(*args).compile()
     return executable, time.perf_counter() - start
+
+
+def replicated(state: PyTree) -> Sharding | None:
+    """How results lie: like the state on every device where several processes hold it, else as the compiler likes."""
+    leaf = jax.tree.leaves(state)[0]
+    return None if leaf.is_fully_addressable else leaf.sharding
 
 
 def drive(
@@ -137,7 +145,7 @@ def drive(
     while running.done < total:
         begin = time.perf_counter()
         now = feed.now(running.done)
-        result = executable(jnp.int32(running.done), schedule, key, running.state, now, held, hparams)
+        result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)
         feed.ahead(running.done)  # while the device computes
         history = jax.tree.map(np.asarray, jax.block_until_ready(result.history))
         count = min(total - running.done, history["participants"].shape[round_axis])

@@ -26,17 +26,26 @@ class Feed(NamedTuple):
     ahead: Callable[[int], None]
 
 
-def make_feed(data: Any, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int) -> Feed:
+def make_feed(
+    data: Any,
+    sampler: Sampler,
+    key: Key,
+    hparams: Hparams,
+    rounds: int,
+    per_call: int,
+    spread: Callable[[Any], Any] = lambda data: data,
+) -> Feed:
     """The feed of a run.
 
     Args:
       data: FederatedData, which stay on the device, or StreamedData.
       sampler, key, hparams: of the run; they tell the cohorts of all rounds in advance.
       rounds: T. per_call: rounds of a compiled call.
+      spread: puts data where the call wants them: on all devices of several processes.
     """
     if isinstance(data, StreamedData):
-        return _streamed(data, sampler, key, hparams, rounds, per_call)
-    return resident(data)
+        return _streamed(data, sampler, key, hparams, rounds, per_call, spread)
+    return resident(spread(data))
 
 
 def resident(data: Any) -> Feed:
@@ -44,7 +53,9 @@ def resident(data: Any) -> Feed:
     return Feed(lambda begin: data, lambda begin: None)
 
 
-def _streamed(data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int) -> Feed:
+def _streamed(
+    data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int, spread: Callable
+) -> Feed:
     """Two windows at a time: the one that the device reads, and the next, gathered while the device computes."""
     ready: dict[int, Window] = {}
 
@@ -55,7 +66,7 @@ def _streamed(data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, 
         return jnp.where(drawn.real, drawn.ids, sampler.population)
 
     def gather(begin: int) -> Window:
-        return data.window(np.asarray(cohorts(begin + jnp.arange(per_call))))
+        return spread(data.window(np.asarray(cohorts(begin + np.arange(per_call)))))
 
     def now(begin: int) -> Window:
         if begin not in ready:

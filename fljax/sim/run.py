@@ -13,12 +13,13 @@ from fljax.config import Experiment
 from fljax.core.check import FljaxError
 from fljax.core.types import Params
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim import checkpoint
+from fljax.sim import checkpoint, hosts
 from fljax.sim.build import Program, build, privacy_ledger, resolve
 from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.feed import make_feed
+from fljax.sim.mesh import client_mesh
 from fljax.sim.progress import Progress, said
 
 CHECKPOINT = ".checkpoint.npz"
@@ -91,6 +92,7 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
     """
     if experiment.sweep is not None:
         raise FljaxError(f"{experiment.name} holds a sweep. Run it with `fljax sweep {experiment.name}`.")
+    hosts.join()
     path = None if out is None else out / CHECKPOINT
     header: dict = {"fingerprint": experiment.fingerprint(), "name": experiment.name}
     check_checkpoint(path, header, resume)
@@ -106,26 +108,31 @@ def run(experiment: Experiment, *, out: Path | None = None, resume: bool = False
         start = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
         ledger.check(checkpoint.read_header(path).get("ledger"), start.done, str(path))
 
+    hosts.check_same(experiment.fingerprint(), start.done)
+    mesh = client_mesh(experiment.perf.devices)
+    spread = lambda tree: hosts.everywhere(tree, mesh)  # noqa: E731
+    start, key, numbers = start._replace(state=spread(start.state)), spread(key), spread(numbers)
+
     length = min(experiment.perf.rounds_per_call, rounds)
     evaluate = make_evaluate(program.model, program.loss, program.local)
     call = make_call(program.round, evaluate, length)
-    schedule = Schedule(jnp.int32(rounds), jnp.int32(experiment.eval_every))
-    feed = make_feed(program.dataset.train, program.sampler, key, numbers, rounds, length)
-    held = held_data(program.dataset)
+    schedule = spread(Schedule(jnp.int32(rounds), jnp.int32(experiment.eval_every)))
+    feed = make_feed(program.dataset.train, program.sampler, key, numbers, rounds, length, spread)
+    held = spread(held_data(program.dataset))
     with said("compiling", quiet):
-        executable, compile_s = compile_call(
-            call, jnp.int32(0), schedule, key, start.state, feed.now(start.done), held, numbers
-        )
+        args = (np.int32(0), schedule, key, start.state, feed.now(start.done), held, numbers)
+        executable, compile_s = compile_call(call, *args)
 
     shown = [f"epsilon {value:.2f} ({ledger.label}, live)" for value in ledger.spent]
     with Progress(rounds, experiment.name, lambda done: shown[done - 1] if shown else "", quiet) as bar:
 
         def after_call(running: Running) -> None:
-            if path is not None:
+            if path is not None and hosts.is_first():
                 checkpoint.save(path, running, header | {"ledger": ledger.entry(running.done)})
             bar.update(running.done)
 
-        done, times = drive(executable, start, schedule, key, feed, held, numbers, after_call=after_call)
+        with hosts.all_alive():
+            done, times = drive(executable, start, schedule, key, feed, held, numbers, after_call=after_call)
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(rounds - 1), done.state, numbers)
     history = make_clock(experiment, program.model, program.dataset)(done.history)

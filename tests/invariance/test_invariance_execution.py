@@ -58,10 +58,10 @@ def test_a_sum_is_a_sum(chunk, devices):
     ids = jnp.arange(10)
     slots = Slots(per_client(jax.random.key(0), ids), ids, ids, jnp.ones(10, bool))
 
-    def one(slot, state):
-        return jnp.where(slot.alive, 2.0 ** slot.ids.astype(jnp.float32), 0.0), state, {}
+    def one(base, slot, state):
+        return jnp.where(slot.alive, base ** slot.ids.astype(jnp.float32), 0.0), state, {}
 
-    collected = run_clients(one, slots, (), chunk=chunk, collect="sum", mesh=client_mesh(devices))
+    collected = run_clients(one, jnp.float32(2.0), slots, (), chunk=chunk, collect="sum", mesh=client_mesh(devices))
     assert float(collected.payload) == 2**10 - 1
 
 

@@ -32,8 +32,9 @@ def file() -> Path:
 
     (x, y), (test_x, test_y) = draw(sum(sizes)), draw(TESTED)
     path = Path(os.environ["FLJAX_CACHE"]) / "twelve_clients.npz"
-    np.savez(path, x=x, y=y, client_id=np.repeat(np.arange(12), sizes), test_x=test_x, test_y=test_y)
-    return path
+    made = path.with_name(f"{os.getpid()}.npz")  # several processes may make it at once
+    np.savez(made, x=x, y=y, client_id=np.repeat(np.arange(12), sizes), test_x=test_x, test_y=test_y)
+    return made.replace(path)
 
 
 def experiment(**fields) -> Experiment:

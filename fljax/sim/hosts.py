@@ -1,0 +1,104 @@
+"""Several processes, one simulation: every process runs the same program, each on its own devices.
+
+JAX's runtime connects them (`jax.distributed`: gloo between CPUs, NCCL between GPUs). The clients of a round are spread
+over all devices of all processes; parameters, data and client states are replicated, so that a checkpoint of the first
+process is the whole run and fits any number of devices. Only the first process writes files and draws progress.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fljax.core.check import FljaxError
+from fljax.core.types import Array, PyTree
+
+DISTRIBUTED = "FLJAX_DISTRIBUTED"
+HEARTBEAT = "FLJAX_HEARTBEAT_S"
+
+
+def join() -> None:
+    """Connects this process with the others of its run, where the environment says that there are others.
+
+    It does so under Slurm in a step of more than one task; where ``JAX_COORDINATOR_ADDRESS`` (host:port),
+    ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are set; and with ``FLJAX_DISTRIBUTED=1`` wherever JAX finds the
+    cluster by itself (Kubernetes, Open MPI, TPU). A process that does not answer for ``FLJAX_HEARTBEAT_S`` seconds
+    (default 60) ends the run of all. Called twice it does nothing.
+
+    Raises FljaxError if the others cannot be found.
+    """
+    env = os.environ
+    alone = env.get(DISTRIBUTED) != "1" and "JAX_COORDINATOR_ADDRESS" not in env
+    if jax.distributed.is_initialized() or (alone and int(env.get("SLURM_STEP_NUM_TASKS", "1")) < 2):
+        return
+    known = {name: env.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    numbers = {name: int(value) for name, value in known.items() if value is not None}
+    patience = int(env.get(HEARTBEAT, "60"))
+    try:
+        jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=patience, initialization_timeout=patience)
+    except (ValueError, RuntimeError) as error:
+        raise FljaxError(
+            f"Expected the other processes of this run, found none: {str(error).splitlines()[0]} Set "
+            f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or unset {DISTRIBUTED}."
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process writes files: always, unless there are others before it."""
+    return jax.process_index() == 0
+
+
+def check_same(fingerprint: str, done: int) -> None:
+    """Raises FljaxError unless all processes run the same experiment and start at the same round."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental.multihost_utils import process_allgather
+
+    mine = np.array([int(fingerprint, 16) >> 33, int(fingerprint, 16) & (2**31 - 1), done], np.int32)
+    everyone = np.asarray(process_allgather(mine))
+    for process, theirs in enumerate(everyone):
+        if not np.array_equal(theirs[:2], everyone[0, :2]):
+            raise FljaxError(f"Expected the same experiment in all processes, found another in process {process}.")
+        if theirs[2] != everyone[0, 2]:
+            raise FljaxError(
+                f"Expected all processes to start at round {everyone[0, 2]}, found {theirs[2]} in process {process}. "
+                "Put the results folder where all of them can read it."
+            )
+
+
+@contextmanager
+def all_alive() -> Iterator[None]:
+    """Turns the failure of a collective operation into one line: another process of the run is gone.
+
+    Raises FljaxError in its place. A process that hangs is noticed by its missing heartbeat; JAX then ends all others.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise FljaxError(
+            f"Another process of this run is gone ({str(error).splitlines()[0][:120]}). Start again with --resume: the "
+            "checkpoint fits any number of processes and devices."
+        ) from None
+
+
+def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The tree replicated over a mesh that spans processes; unchanged where there is one process."""
+    if mesh is None or jax.process_count() == 1:
+        return tree
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(x: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        here = np.asarray(x)
+        return jax.make_array_from_callback(here.shape, whole, lambda index: here[index])
+
+    return jax.tree.map(put, tree)
