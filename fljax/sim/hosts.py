@@ -37,11 +37,11 @@ def join() -> None:
     alone = env.get(DISTRIBUTED) != "1" and "JAX_COORDINATOR_ADDRESS" not in env
     if jax.distributed.is_initialized() or (alone and int(env.get("SLURM_STEP_NUM_TASKS", "1")) < 2):
         return
-    known = {name: env.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-    numbers = {name: int(value) for name, value in known.items() if value is not None}
+    count, process = (int(env[name]) if name in env else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     patience = int(env.get(HEARTBEAT, "60"))
+    limits = {"heartbeat_timeout_seconds": patience, "initialization_timeout": patience}
     try:
-        jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=patience, initialization_timeout=patience)
+        jax.distributed.initialize(num_processes=count, process_id=process, **limits)
     except (ValueError, RuntimeError) as error:
         raise FljaxError(
             f"Expected the other processes of this run, found none: {str(error).splitlines()[0]} Set "
