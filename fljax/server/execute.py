@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from fljax.core import tree
@@ -46,16 +47,41 @@ class Collected(NamedTuple):
     info: PyTree
 
 
-def auto_chunk(num_params: int, capacity: int) -> int:
-    """Clients per batch, by backend and model size.
+def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) -> int:
+    """Clients per batch, by backend, model size and how unequal the clients are.
 
     On a CPU one matrix product at a time is faster than a batched one as soon as a model has more parameters than
-    the caches hold, and small models gain from batching. An accelerator takes as many clients as about 4 GiB of
-    parameter copies allow.
+    the caches hold, and small models gain from batching. There a batch takes as long as its longest client: where the
+    numbers of steps differ, batches get smaller. An accelerator takes as many clients as about 4 GiB of parameter
+    copies allow; its time is that of the longest client in any case.
+
+    Args:
+      num_params: P. capacity: C. steps: None, or [N] local steps of each client of the population.
     """
-    if jax.default_backend() == "cpu":
-        return 1 if num_params > 100_000 else min(capacity, 64)
-    return max(1, min(capacity, 2**30 // max(num_params, 1)))
+    if jax.default_backend() != "cpu":
+        return max(1, min(capacity, 2**30 // max(num_params, 1)))
+    if num_params > 100_000:
+        return 1
+    widest = min(capacity, 64)
+    if steps is None or steps.max() == steps.min():
+        return widest
+    sizes = {2**k for k in range(7) if 2**k <= widest} | {widest}
+    return min(sorted(sizes, reverse=True), key=lambda chunk: padding_waste(steps, capacity, chunk) * (1 + 0.5 / chunk))
+
+
+def padding_waste(steps: np.ndarray, capacity: int, chunk: int) -> float:
+    """Steps that are executed, relative to those that count, where a batch runs as long as its longest client.
+
+    ``sum over batches of (chunk * longest) / sum of steps``, for a cohort of C clients, the largest first, whose
+    numbers of steps are the quantiles of the population's; 1 where nothing is wasted.
+
+    Args:
+      steps: [N] local steps of the clients. capacity: C. chunk: clients per batch, 0 = all.
+    """
+    cohort = np.quantile(steps, (np.arange(capacity) + 0.5) / capacity, method="nearest")[::-1].astype(float)
+    longest = cohort[:: chunk or capacity]
+    widths = np.diff(np.append(np.arange(0, capacity, chunk or capacity), capacity))
+    return float((longest * widths).sum() / max(cohort.sum(), 1.0))
 
 
 def run_clients(

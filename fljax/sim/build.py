@@ -42,11 +42,11 @@ from fljax.privacy.record import private_gradient, smallest_client, state_record
 from fljax.privacy.statement import PrivacyStatement, state_privacy
 from fljax.sections import DataConfig
 from fljax.server.clients import Compact, Tiers, divide_among_tiers
-from fljax.server.execute import PerfFlags
+from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
-from fljax.sim.devices import counted_devices, shares, tier_rates
+from fljax.sim.devices import counted_devices, local_steps, shares, tier_rates
 from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
 
@@ -65,6 +65,7 @@ class Program:
     """Everything static of an experiment, shared by all trials of one structure.
 
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
+    chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
     """
 
     dataset: Dataset
@@ -73,6 +74,8 @@ class Program:
     local: LocalUpdate
     sampler: Sampler
     round: Round
+    chunk: int
+    waste: float
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -120,17 +123,20 @@ def build(
     groups = experiment.privacy.bands
     sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort, groups=groups)
     local = extra.local(_local(experiment, model, loss, population))
+    size, leaves = _shared_size(model, local)
+    steps = local_steps(experiment.client, dataset.train.sizes)
+    chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, *_shared_size(model, local)),
+        transform=make_transform(experiment, sampler, size, leaves),
         server=server_optimiser(experiment.server.optimizer),
         available=extra.available(bernoulli_availability),
         **_dropout(experiment, model, loss, dataset, population),
         devices=counted_devices(experiment, population, dataset.train.max_size),
-        perf=PerfFlags(experiment.perf.chunk, client_mesh(experiment.perf.devices)),
+        perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
     )
-    return Program(dataset, model, loss, local, sampler, built)
+    return Program(dataset, model, loss, local, sampler, built, chunk, padding_waste(steps, sampler.capacity, chunk))
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:

@@ -80,6 +80,14 @@ def counted_devices(experiment: Experiment, population: int, longest: int) -> De
     return Devices(place, count, lambda sizes: local_examples(experiment.client, record, longest, sizes))
 
 
+def local_steps(client: ClientConfig, sizes: np.ndarray) -> np.ndarray:
+    """Local steps of clients with so many examples, [N] each: ``epochs ceil(n / B)``, or the number that is given."""
+    if client.steps is not None:
+        return np.full(sizes.shape, client.steps)
+    batch = sizes.max() if client.batch_size is None else client.batch_size
+    return (client.epochs or 1) * np.maximum(-(-sizes // max(batch, 1)), 1)
+
+
 def local_examples(client: ClientConfig, record: bool, longest: int, sizes: Array) -> Array:
     """Examples that clients pass through the model in a round, each as often as it is used: int32 like sizes.
 

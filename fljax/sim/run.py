@@ -68,6 +68,7 @@ class Outcome:
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
+        parts["execution"] = {"chunk": self.program.chunk, "padding_waste": self.program.waste}
         if self.simulated:
             parts["simulated"] = self.simulated
         return {"name": self.experiment.name, **parts, "timing": timing}

@@ -1,0 +1,33 @@
+"""How many clients are computed at once: the waste of padding, and what is chosen on a CPU."""
+
+import numpy as np
+import pytest
+
+from fljax.server.execute import auto_chunk, padding_waste
+
+LARGE, SMALL = 1_000_000, 10_000
+
+
+def test_waste_is_that_of_a_loop_over_batches():
+    steps = np.random.default_rng(0).integers(1, 40, 24)
+    for chunk in (1, 5, 24, 0):
+        cohort = sorted(steps.tolist(), reverse=True)
+        batches = [cohort[i : i + (chunk or 24)] for i in range(0, 24, chunk or 24)]
+        executed = sum(len(b) * max(b) for b in batches)
+        assert padding_waste(steps, 24, chunk) == pytest.approx(executed / sum(cohort))
+    assert padding_waste(steps, 24, 1) == 1.0
+
+
+def test_a_cohort_stands_for_the_quantiles_of_the_population():
+    steps = np.repeat([1, 3], 500)
+    assert padding_waste(steps, 10, 5) == 1.0  # five long ones and five short ones
+    assert padding_waste(steps, 10, 10) == pytest.approx(30 / 20)
+
+
+def test_equal_clients_are_batched_and_unequal_ones_in_smaller_batches():
+    equal, tail = np.full(100, 10), np.round(np.exp(np.random.default_rng(0).normal(0, 1, 100)) * 10) + 1
+    assert auto_chunk(SMALL, 64, equal) == auto_chunk(SMALL, 64) == 64
+    chosen = auto_chunk(SMALL, 64, tail)
+    assert 1 < chosen < 64
+    assert padding_waste(tail, 64, chosen) < 1.3 < padding_waste(tail, 64, 64)
+    assert auto_chunk(LARGE, 64, tail) == 1
