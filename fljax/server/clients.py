@@ -200,12 +200,13 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     if mask is not None and (parts.submodel is None or parts.submodel.support == "mask"):
         mine = mine._replace(support=mask)
     in_forward = parts.submodel is None or parts.submodel.forward == "submodel"
-    broadcast = Broadcast(sent.params, sent.algorithm, mask if in_forward else None)
+    kept = None if mask is None else jax.tree.map(lambda m: m > 0, mask)  # bytes: it is read in every step
+    broadcast = Broadcast(sent.params, sent.algorithm, kept if in_forward else None)
 
     payload, new_state, info = parts.local.run(stream(slot.keys, "local"), mine, broadcast, state, shard)
     if mask is not None and not in_forward:
         traffic = traffic | {"kept_energy": kept_energy(payload["update"], mask)}
-    payload = payload | {"update": tree.keep(payload["update"], mask)}
+    payload = payload | {"update": tree.keep(payload["update"], kept)}
     if parts.submodel is not None and parts.submodel.query is not None:
         payload["query"] = parts.submodel.query(stream(slot.keys, "query"), mine, sent.params, shard)
     finite = jnp.isfinite(tree.squared_norm(payload))
