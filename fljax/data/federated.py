@@ -95,9 +95,9 @@ class FederatedData:
     max_size: int = field(metadata={"static": True})
     min_size: int = field(metadata={"static": True})
 
-    def at(self, index: Array) -> FederatedData:
-        """The data of one round of a call: all of them, whichever round it is (see ``streamed.Window``)."""
-        del index
+    def at(self, t: Array) -> FederatedData:
+        """The data of round t: all of them, whichever it is (see ``streamed.Window``)."""
+        del t
         return self
 
     def take(self, slot: Array, client_id: Array) -> Shard:

@@ -26,6 +26,7 @@ class Window:
     """The data of the cohorts of R rounds, on the device: an argument of the compiled call in the place of all data.
 
     Attributes:
+      first: () int32, the first of the R rounds.
       x, y: [R, W, ...] examples and labels, client after client; what is left over of the W rows is zero.
       ids: [R, C] int32, the clients of each round in ascending order; N stands for an empty slot.
       starts: [R, C] int32, first row of each.
@@ -33,6 +34,7 @@ class Window:
       population, max_size, min_size: N, examples of the largest and of the smallest client (static).
     """
 
+    first: Array
     x: Array
     y: Array
     ids: Array
@@ -42,10 +44,11 @@ class Window:
     max_size: int = field(metadata={"static": True})
     min_size: int = field(metadata={"static": True})
 
-    def at(self, index: Array) -> Window:
-        """The data of one round of the call: the same without the axis R."""
-        x, y, ids, starts = self.x[index], self.y[index], self.ids[index], self.starts[index]
-        return Window(x, y, ids, starts, self.offsets, self.population, self.max_size, self.min_size)
+    def at(self, t: Array) -> Window:
+        """The data of round t, one of the R rounds: the same without the axis R."""
+        row = t - self.first
+        x, y, ids, starts = self.x[row], self.y[row], self.ids[row], self.starts[row]
+        return Window(self.first, x, y, ids, starts, self.offsets, self.population, self.max_size, self.min_size)
 
     def take(self, slot: Array, client_id: Array) -> Shard:
         """The shard of one client of the round, as ``FederatedData.take``; a client that is not in it has size 0."""
@@ -120,11 +123,11 @@ class StreamedData:
         """W, the examples that a cohort of so many different clients can have at most (at least 1)."""
         return max(1, int(np.sort(self.sizes)[::-1][:cohort].sum()))
 
-    def window(self, ids: np.ndarray) -> Window:
+    def window(self, first: int, ids: np.ndarray) -> Window:
         """Gathers the examples of R cohorts and sends them to the device.
 
         Args:
-          ids: [R, C] clients of each round, N for an empty slot.
+          first: the first of R rounds. ids: [R, C] clients of each round, N for an empty slot.
 
         Returns:
           The Window; its shapes depend on R and C alone, so that nothing is compiled anew.
@@ -139,7 +142,9 @@ class StreamedData:
             x[r, : len(places)] = as_floats(self.examples[self.order[places]])
             y[r, : len(places)] = self.labels[places]
         parts = [on_device(part) for part in (x, y, ids, starts, self.offsets)]
-        return Window(*parts, population=self.population, max_size=self.max_size, min_size=self.min_size)
+        return Window(
+            jnp.int32(first), *parts, population=self.population, max_size=self.max_size, min_size=self.min_size
+        )
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_pe
 
     def call(t0: Array, schedule: Schedule, key: Key, state: RoundState, data, held: Held, hparams: Hparams) -> Call:
         def one(state: RoundState, t: Array):
-            new, info = round.step(t, key, state, data.at(t - t0), hparams)
+            new, info = round.step(t, key, state, data.at(t), hparams)
             done = t + 1
             due = (done % schedule.every == 0) | (done == schedule.rounds)
 

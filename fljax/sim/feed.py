@@ -14,15 +14,18 @@ from fljax.core.types import Hparams, Key
 from fljax.data.streamed import StreamedData, Window
 from fljax.server.sampler import Sampler
 
+ALL_ROUNDS = 2**31 - 1
+
 
 class Feed(NamedTuple):
     """Data of the calls of a run.
 
-    now: (first round of a call) -> its data.
-    ahead: (first round of a call) -> None, gathers the data of the call after it.
+    now: (first round of a call) -> its data. room: (first round) -> for how many rounds they last.
+    ahead: (first round of a call) -> None, gathers what comes after its data while the device computes.
     """
 
     now: Callable[[int], Any]
+    room: Callable[[int], int]
     ahead: Callable[[int], None]
 
 
@@ -40,7 +43,7 @@ def make_feed(
     Args:
       data: FederatedData, which stay on the device, or StreamedData.
       sampler, key, hparams: of the run; they tell the cohorts of all rounds in advance.
-      rounds: T. per_call: rounds of a compiled call.
+      rounds: T. per_call: the most rounds of a compiled call.
       spread: puts data where the call wants them: on all devices of several processes.
     """
     if isinstance(data, StreamedData):
@@ -50,32 +53,38 @@ def make_feed(
 
 def resident(data: Any) -> Feed:
     """All data in every call."""
-    return Feed(lambda begin: data, lambda begin: None)
+    return Feed(lambda begin: data, lambda begin: ALL_ROUNDS, lambda begin: None)
 
 
 def _streamed(
     data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int, spread: Callable
 ) -> Feed:
-    """Two windows at a time: the one that the device reads, and the next, gathered while the device computes."""
+    """Blocks of ``per_call`` rounds, two at a time: the one that the device reads, and the next, gathered meanwhile."""
     ready: dict[int, Window] = {}
 
     @jax.jit
-    def cohorts(rounds_of_call):
+    def cohorts(block):
         sample = lambda t: sampler.sample(stream(key, "sample"), t, hparams)  # noqa: E731
-        drawn = jax.lax.map(sample, rounds_of_call)
+        drawn = jax.lax.map(sample, block)
         return jnp.where(drawn.real, drawn.ids, sampler.population)
 
-    def gather(begin: int) -> Window:
-        return spread(data.window(np.asarray(cohorts(begin + np.arange(per_call)))))
+    def gather(block: int) -> Window:
+        first = block * per_call
+        return spread(data.window(first, np.asarray(cohorts(first + np.arange(per_call)))))
 
     def now(begin: int) -> Window:
-        if begin not in ready:
-            ready[begin] = gather(begin)
-        return ready[begin]
+        block = begin // per_call
+        if block not in ready:
+            ready.clear()
+            ready[block] = gather(block)
+        return ready[block]
 
     def ahead(begin: int) -> None:
-        ready.clear()
-        if begin + per_call < rounds:
-            ready[begin + per_call] = gather(begin + per_call)
+        following = begin // per_call + 1
+        if following in ready or following * per_call >= rounds:
+            return
+        ready[following] = gather(following)
+        for done in [block for block in ready if block < following - 1]:
+            del ready[done]
 
-    return Feed(now, ahead)
+    return Feed(now, lambda begin: per_call - begin % per_call, ahead)

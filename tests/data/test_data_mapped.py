@@ -30,7 +30,7 @@ def test_streamed_data_are_the_resident_ones_and_stay_in_the_file(tmp_path):
     whole, streamed = (load_dataset("npy", data_dir=folder, streamed=s) for s in (False, True))
     assert isinstance(streamed.train, StreamedData) and isinstance(streamed.train.examples, np.memmap)
     assert whole.num_classes == streamed.num_classes == 3
-    window = streamed.train.window(np.array([[0, 1, 2]])).at(jnp.int32(0))
+    window = streamed.train.window(0, np.array([[0, 1, 2]])).at(jnp.int32(0))
     for client in range(3):
         every = jnp.arange(5)
         a = whole.train.take(0, jnp.int32(client)).batch(every, every < 9)
