@@ -9,16 +9,15 @@ temporary memory is printed; then the largest cohort is run for real and the pro
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import resource
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 import fljax
+from benchmarks.report import add_flags, deliver, finished
 from benchmarks.workloads import Variant, Workload, generated, make_round
-from fljax.core.provenance import provenance
 from fljax.models import mlp
 
 
@@ -41,31 +40,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    rows = []
+    add_flags(parser)
+    args, load = parser.parse_args(), os.getloadavg()
+    rows, text = [], []
     for cohort in args.cohorts:
         work = workload(cohort)
+        whole = 4 * cohort * work.model.num_params()
         for chunk in args.chunks:
-            program, _ = compiled(work, chunk)
-            rows.append(
-                {"cohort": cohort, "chunk": chunk, "temporary_bytes": program.memory_analysis().temp_size_in_bytes}
-            )
-            one = 4 * work.model.num_params()
-            print(
-                f"cohort {cohort:6d}  chunk {chunk:4d}  {rows[-1]['temporary_bytes'] / 1e6:8.2f} MB  "
-                f"(cohort x parameters: {cohort * one / 1e6:.0f} MB)"
+            temporary = compiled(work, chunk)[0].memory_analysis().temp_size_in_bytes
+            rows.append({"cohort": cohort, "chunk": chunk, "temporary_bytes": temporary, "cohort_bytes": whole})
+            text.append(
+                f"cohort {cohort:6d}  chunk {chunk:4d}  {temporary / 1e6:8.2f} MB  "
+                f"(cohort x parameters: {whole / 1e6:.0f} MB)"
             )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     program, inputs = compiled(workload(args.cohorts[-1]), args.chunks[-1])
     _, info = jax.block_until_ready(program(*inputs))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ran = {"cohort": int(info.participants), "peak_growth_bytes": (after - before) * 1024}
-    print(f"ran {ran['cohort']} clients; the process grew by {ran['peak_growth_bytes'] / 1e6:.1f} MB")
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"rows": rows, "ran": ran, "provenance": provenance()}, indent=1)
-        (args.out / f"memory_{jax.default_backend()}.json").write_text(text + "\n")
+    text.append(f"ran {ran['cohort']} clients; the process grew by {ran['peak_growth_bytes'] / 1e6:.1f} MB")
+    result = {"settings": {"cohorts": args.cohorts, "chunks": args.chunks}, "rows": rows, "ran": ran}
+    deliver(finished("memory", result, load), "memory", args, text)
 
 
 if __name__ == "__main__":

@@ -3,115 +3,62 @@
     python -m benchmarks.round --workload cohort_cnn
     python -m benchmarks.round --workload cohort_cnn --privacy central --out benchmarks/results
     python -m benchmarks.round --workload cohort_cnn --keep 0.25 --dropout-exec compact --json
+    python -m benchmarks.round --workload cohort_cnn --compare benchmarks/results/cohort_cnn_cpu.json
 
 Compile and steady time are reported apart. The steady time is the median over calls of --rounds-per-call rounds, each
-waited for and each followed by the central program, and by the plain round (dense, not private) where the round is
-neither, so that all meet the same machine; the first turn only warms up.
+waited for and each followed by the central program, a large matrix product (the peak that the share refers to), the
+plain round (dense, not private) where the round is neither, and the round of equal clients with as many examples where
+the workload's clients are long-tailed, so that all meet the same machine; the first turn only warms up.
 It needs jax, flax, optax and numpy.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+import os
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fljax
-from benchmarks.workloads import PRIVACY, WORKLOADS, Variant, Workload, central, make_round
-from fljax.core.provenance import provenance
+from benchmarks.programs import compiled_central, compiled_round, matmul_peak, peak_size, speed, spread, turns
+from benchmarks.report import add_flags, deliver, finished
+from benchmarks.workloads import PRIVACY, WORKLOADS, Variant, Workload, equal_twin
 from fljax.models import model_flops
-from fljax.server.execute import auto_chunk
+from fljax.server.execute import padding_waste
 from fljax.sim.mesh import client_mesh
-
-
-def timed(function: Any, *args: Any) -> tuple[float, Any]:
-    """Seconds until the result is there, and the result."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(function(*args))
-    return time.perf_counter() - start, result
-
-
-class Measured(NamedTuple):
-    """A compiled program, its compile seconds, and a call that runs it once and returns the seconds."""
-
-    program: Any
-    compile_s: float
-    call: Callable[[], float]
-
-
-def compiled_round(work: Workload, variant: Variant, args: argparse.Namespace) -> Measured:
-    """The federated round; every call continues where the last one stopped."""
-    perf = fljax.PerfFlags(args.chunk, client_mesh(args.devices))
-    round_, hparams = make_round(work, variant, perf)
-    key = jax.random.key(0)
-    held = {"state": round_.init(key, work.model.init(key), hparams), "done": 0}
-
-    def rounds(t0, key, state, data, hparams):
-        def body(state, t):
-            return round_.step(t, key, state, data, hparams)[0], None
-
-        return jax.lax.scan(body, state, t0 + jnp.arange(args.rounds_per_call))[0]
-
-    start = time.perf_counter()
-    program = jax.jit(rounds, donate_argnums=2).lower(jnp.int32(0), key, held["state"], work.data, hparams).compile()
-    compile_s = time.perf_counter() - start
-
-    def call() -> float:
-        spent, held["state"] = timed(program, jnp.int32(held["done"]), key, held["state"], work.data, hparams)
-        held["done"] += args.rounds_per_call
-        return spent / args.rounds_per_call
-
-    return Measured(program, compile_s, call)
-
-
-def compiled_central(work: Workload, variant: Variant) -> Measured:
-    """The same number of SGD steps as a round, without federation, of the same (perhaps physically small) model."""
-    steps = work.cohort * work.steps
-    rows = np.arange(steps * work.batch).reshape(steps, work.batch) % work.data.x.shape[0]
-    x, y = work.data.x[rows], work.data.y[rows]
-    params = work.model.init(jax.random.key(0))
-    if variant.execution == "compact" and variant.keep is not None and work.model.groups is not None:
-        counts = work.model.groups.counts(variant.keep)
-        params = work.model.groups.extract(params, {group: np.arange(n) for group, n in counts.items()})
-    start = time.perf_counter()
-    program = jax.jit(central(work)).lower(params, x, y).compile()
-    return Measured(program, time.perf_counter() - start, lambda: timed(program, params, x, y)[0])
 
 
 def measure(work: Workload, variant: Variant, args: argparse.Namespace) -> dict[str, Any]:
     """All programs in turn, so that whatever else the machine does hits all; the first turn warms up."""
-    programs = [compiled_round(work, variant, args), compiled_central(work, variant)]
-    if variant != Variant():
-        programs.append(compiled_round(work, Variant(), args))
-    turns = np.array([[p.call() for p in programs] for _ in range(args.calls + 1)])[1:]
-    seconds = np.median(turns, axis=0)
-    result = {
-        "round": {
-            "compile_s": programs[0].compile_s,
-            "steady_s_per_round": float(seconds[0]),
-            "fastest_s_per_round": float(turns[:, 0].min()),
-            "examples_per_s": float(work.examples_per_round / seconds[0]),
-            "temporary_bytes": programs[0].program.memory_analysis().temp_size_in_bytes,
-        },
-        "central": {
-            "compile_s": programs[1].compile_s,
-            "steady_s": float(seconds[1]),
-            "fastest_s": float(turns[:, 1].min()),
-        },
-        "round_over_central": float(np.median(turns[:, 0] / turns[:, 1])),
+    perf, length, size = fljax.PerfFlags(args.chunk, client_mesh(args.devices)), args.rounds_per_call, args.peak_size
+    programs = {
+        "round": compiled_round(work, variant, perf, length),
+        "central": compiled_central(work, variant, length),
+        "peak": matmul_peak(size),
     }
     if variant != Variant():
-        result["plain"] = {"steady_s_per_round": float(seconds[2]), "fastest_s_per_round": float(turns[:, 2].min())}
-        result["round_over_plain"] = float(np.median(turns[:, 0] / turns[:, 2]))
+        programs["plain"] = compiled_round(work, Variant(), perf, length)
+    if work.name.startswith("long_tailed"):
+        programs["equal"] = compiled_round(equal_twin(work), variant, perf, length)
+    seconds = dict(zip(programs, turns(list(programs.values()), args.calls).T, strict=True))
+    share = 1.0 if variant.keep is None else flop_share(work, variant)
+    result: dict[str, Any] = {
+        "round": {
+            "compile_s": programs["round"].compile_s,
+            **speed(work, seconds["round"], seconds["peak"], size, share),
+            "temporary_bytes": programs["round"].program.memory_analysis().temp_size_in_bytes,
+        }
+    }
+    for name in programs.keys() - {"round", "peak"}:
+        result[name] = {"compile_s": programs[name].compile_s, **spread(seconds[name])}
+        result[f"round_over_{name}"] = float(np.median(seconds["round"] / seconds[name]))
     if variant.keep is not None:
-        result["flops_over_plain"] = flop_share(work, variant)
+        result["flops_over_plain"] = share
+    if work.steps is None:
+        chunk = work.chunk if args.chunk is None else args.chunk
+        result["padding"] = {"share_of_batches": padding(work)}
+        result["padding"]["steps_executed_over_needed"] = padding_waste(work.client_steps, work.cohort, chunk)
     return result
 
 
@@ -125,6 +72,12 @@ def flop_share(work: Workload, variant: Variant) -> float:
     return float(np.mean([model_flops(work.model, shape, c) for c in counts]) / model_flops(work.model, shape))
 
 
+def padding(work: Workload) -> float:
+    """Share of the examples in all clients' batches that are padding: a client's last batch is rarely full."""
+    sizes = work.data.sizes
+    return float(1 - sizes.sum() / (np.ceil(sizes / work.batch) * work.batch).sum())
+
+
 def label(variant: Variant) -> str:
     """What tells the file of a variant from others."""
     privacy = "" if variant.privacy == "none" else f"_{variant.privacy}"
@@ -132,10 +85,34 @@ def label(variant: Variant) -> str:
     return privacy + ("" if variant.keep is None else f"_keep{variant.keep:g}_{variant.execution}{tiers}")
 
 
-def main() -> None:
-    """Parses the flags, measures, prints, and writes a JSON file where --out is given."""
+def lines(result: dict[str, Any], work: Workload) -> list[str]:
+    """The result in words."""
+    r = result["round"]
+    text = [
+        f"{result['workload']}: {work.cohort} clients, {work.steps_per_round} steps of {work.batch} examples a round, "
+        f"chunk {result['settings']['chunk']}",
+        f"  round    compile {r['compile_s']:.1f} s, steady {r['steady_s_per_round']:.4f} s "
+        f"({r['fastest_s_per_round']:.4f} to {r['slowest_s_per_round']:.4f})",
+        f"           {r['examples_per_s']:,.0f} examples/s, {r['flop_per_s'] / 1e9:.4g} GFLOP/s, "
+        f"{100 * r['share_of_matmul_peak']:.3g} % of a matrix product's {r['matmul_peak_flop_per_s'] / 1e9:.4g}",
+    ]
+    for name in ("central", "plain", "equal"):
+        if name in result:
+            took = f"compile {result[name]['compile_s']:.1f} s, steady {result[name]['steady_s_per_round']:.4f} s"
+            text.append(f"  {name:8s} {took}; a round costs {result[f'round_over_{name}']:.2f}x")
+    if "flops_over_plain" in result:
+        text.append(f"  {result['flops_over_plain']:.3f} of the dense round's FLOPs")
+    if "padding" in result:
+        share, steps = result["padding"].values()
+        text.append(f"  {100 * share:.1f} % of the examples in batches are padding; {steps:.2f} times the steps needed")
+    return text
+
+
+def parsed() -> argparse.Namespace:
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="cohort_cnn")
+    parser.add_argument("--clients", type=int, help="population (default: the workload's)")
     parser.add_argument("--cohort", type=int, help="clients a round (default: the workload's)")
     parser.add_argument("--chunk", type=int, help="clients per vmapped batch; 0 all, 1 one by one (default: chosen)")
     parser.add_argument("--devices", type=int, default=1, help="devices to spread the clients over")
@@ -147,33 +124,24 @@ def main() -> None:
     )
     parser.add_argument("--rounds-per-call", type=int, default=1)
     parser.add_argument("--calls", type=int, default=5, help="timed calls, after one that warms up")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--out", type=Path, help="folder for a JSON file")
-    args = parser.parse_args()
-    work = WORKLOADS[args.workload](**({"cohort": args.cohort} if args.cohort else {}))
-    chunk = auto_chunk(work.model.num_params(), work.cohort) if args.chunk is None else args.chunk
+    parser.add_argument("--peak-size", type=int, default=peak_size(), help="rows of the product that tells the peak")
+    add_flags(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parses the flags, measures, prints, and writes a JSON file where --out is given."""
+    args, load = parsed(), os.getloadavg()
+    sizes = {name: value for name in ("clients", "cohort") if (value := getattr(args, name)) is not None}
+    work = WORKLOADS[args.workload](**sizes)
+    chunk = work.chunk if args.chunk is None else args.chunk
     variant = Variant(args.privacy, args.keep, args.dropout_exec, tuple(args.tiers))
-    result = {
-        "workload": args.workload,
-        "settings": {"cohort": work.cohort, "chunk": chunk, "devices": args.devices, **variant._asdict()},
-        **measure(work, variant, args),
-        "provenance": provenance(),
-    }
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        name = f"{args.workload}{label(variant)}_{jax.default_backend()}.json"
-        (args.out / name).write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        print(json.dumps(result))
-        return
-    r, c, ratio = result["round"], result["central"], result["round_over_central"]
-    print(f"{args.workload}: {work.cohort} clients x {work.steps} steps of {work.batch}, chunk {chunk}")
-    print(f"  round    compile {r['compile_s']:.1f} s, steady {r['steady_s_per_round']:.4f} s")
-    print(f"           {r['examples_per_s']:,.0f} examples/s")
-    if "round_over_plain" in result:
-        print(f"  the plain round takes {result['plain']['steady_s_per_round']:.4f} s")
-        print(f"  ratio {result['round_over_plain']:.3f} (FLOPs {result.get('flops_over_plain', 1.0):.3f})")
-    print(f"  central  compile {c['compile_s']:.1f} s, steady {c['steady_s']:.4f} s; a round costs {ratio:.2f}x")
+    numbers = {"clients": work.data.population, "cohort": work.cohort, "chunk": chunk, "devices": args.devices}
+    numbers |= {"rounds_per_call": args.rounds_per_call, **variant._asdict(), "tiers": args.tiers}
+    result = {"workload": args.workload, "settings": numbers, **measure(work, variant, args)}
+    result = finished("round", result, load)
+    name = f"{args.workload}{label(variant)}" + ("" if args.chunk is None else f"_chunk{args.chunk}")
+    deliver(result, name, args, lines(result, work))
 
 
 if __name__ == "__main__":

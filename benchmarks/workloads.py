@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import fljax
@@ -14,36 +16,64 @@ from fljax.core.transform import UpdateTransform
 from fljax.core.types import Hparams, Round
 from fljax.data.federated import FederatedData
 from fljax.dropout.fisher import fisher_dropout
-from fljax.models import Loss, Model, cnn, mlp
+from fljax.models import Loss, Model, cnn, mlp, model_flops, resnet
 from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_gaussian
 from fljax.server.clients import Compact, Tiers, divide_among_tiers
+from fljax.server.execute import auto_chunk
 from fljax.server.sampler import Sampler
 
 
 class Workload(NamedTuple):
-    """What is trained. steps: SGD steps of one client in one round; batch: examples a step."""
+    """What is trained. steps: SGD steps of one client in one round, None for one epoch; batch: examples a step."""
 
     name: str
     model: Model
     loss: Loss
     data: FederatedData
     cohort: int
-    steps: int
+    steps: int | None
     batch: int
     lr: float
 
     @property
-    def examples_per_round(self) -> int:
-        """Examples that are trained on in one round."""
-        return self.cohort * self.steps * self.batch
+    def examples_per_round(self) -> float:
+        """Examples that are trained on in one round; their mean over cohorts where clients differ in size."""
+        return self.cohort * (self.data.sizes.mean() if self.steps is None else self.steps * self.batch)
+
+    @property
+    def steps_per_round(self) -> int:
+        """SGD steps of all clients of one round; their mean over cohorts where clients differ in size."""
+        return round(self.cohort * self.client_steps.mean())
+
+    @property
+    def client_steps(self) -> np.ndarray:
+        """[N] SGD steps of each client of the population in one round."""
+        sizes = self.data.sizes
+        return np.ceil(sizes / self.batch) if self.steps is None else np.full(len(sizes), self.steps)
+
+    @property
+    def chunk(self) -> int:
+        """Clients per vmapped batch, as fljax chooses them for an experiment."""
+        return auto_chunk(self.model.num_params(), self.cohort, self.client_steps)
+
+    @property
+    def flops_per_round(self) -> float:
+        """Operations of the matrix products and convolutions of one round: three forward passes an example."""
+        return 3.0 * model_flops(self.model, self.data.x.shape[1:]) * self.examples_per_round
 
 
 def generated(clients: int, examples: int, shape: tuple[int, ...], classes: int) -> FederatedData:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(clients * examples, *shape)).astype(np.float32)
-    y = rng.integers(classes, size=clients * examples)
-    return FederatedData.from_indices(x, y, (np.arange(len(x)), np.arange(clients + 1) * examples))
+    """Clients of one size; pictures are standard normal, labels uniform."""
+    return ragged(np.full(clients, examples), shape, classes)
+
+
+def ragged(sizes: np.ndarray, shape: tuple[int, ...], classes: int) -> FederatedData:
+    """Clients of these sizes."""
+    rng, total = np.random.default_rng(0), int(sizes.sum())
+    x = rng.standard_normal((total, *shape), np.float32)
+    y = rng.integers(classes, size=total)
+    return FederatedData.from_indices(x, y, (np.arange(total), np.concatenate([[0], np.cumsum(sizes)])))
 
 
 def cohort_cnn(clients: int = 1000, cohort: int = 50) -> Workload:
@@ -58,7 +88,79 @@ def tiny_mlp(clients: int = 100, cohort: int = 20) -> Workload:
     return Workload("tiny_mlp", model, loss, generated(clients, 100, (64,), 10), cohort, 10, 10, 0.1)
 
 
-WORKLOADS = {"cohort_cnn": cohort_cnn, "tiny_mlp": tiny_mlp}
+def emnist_natural(clients: int = 340, cohort: int = 10) -> Workload:
+    """Clients as in federated EMNIST-62: 198 examples each in the mean and 418 at most; the CNN with 62 outputs, batch
+    20, 1 epoch. The true population is 3,400; a tenth of it is as fast and fits small machines."""
+    model, loss = cnn((28, 28, 1), 62), fljax.make_loss("classification")
+    return Workload(
+        "emnist_natural", model, loss, ragged(emnist_sizes(clients), (28, 28, 1), 62), cohort, None, 20, 0.1
+    )
+
+
+def emnist_sizes(clients: int) -> np.ndarray:
+    """Sizes with the published mean (198) and maximum (418): a beta law between 10 and 418, at its quantiles."""
+    draws = np.sort(np.random.default_rng(0).beta(2.5, 2.925, size=200_000))
+    sizes = np.round(10 + 408 * draws[np.linspace(0, len(draws) - 1, clients).astype(int)]).astype(int)
+    sizes[-1] = 418
+    return np.random.default_rng(1).permutation(sizes)
+
+
+def resnet18_cifar(clients: int = 20, cohort: int = 4) -> Workload:
+    """ResNet-18 with group norm, 11.2 M parameters; clients x 20 images 32x32x3, batch 10, 1 epoch."""
+    model, loss = resnet((32, 32, 3), 10), fljax.make_loss("classification")
+    return Workload("resnet18_cifar", model, loss, generated(clients, 20, (32, 32, 3), 10), cohort, 2, 10, 0.1)
+
+
+def cifar_cnn(clients: int = 1000, cohort: int = 50) -> Workload:
+    """The CIFAR-10 benchmark of pfl-research: clients x 50 images 32x32x3, CNN of 1.6 M parameters with drop-out
+    layers, batch 10, 1 epoch."""
+    model, loss = cnn((32, 32, 3), 10, dropout=True), fljax.make_loss("classification")
+    return Workload("cifar_cnn", model, loss, generated(clients, 50, (32, 32, 3), 10), cohort, 5, 10, 0.1)
+
+
+def long_tailed_cnn(clients: int = 50, cohort: int = 50) -> Workload:
+    """The CNN of ``cohort_cnn``; all clients in every round, their sizes lognormal, the largest 100 times the least."""
+    model, loss = cnn((28, 28, 1), 10), fljax.make_loss("classification")
+    data = ragged(long_tailed_sizes(clients), (28, 28, 1), 10)
+    return Workload("long_tailed_cnn", model, loss, data, cohort, None, 10, 0.1)
+
+
+def long_tailed_mlp(clients: int = 50, cohort: int = 50) -> Workload:
+    """The MLP of ``tiny_mlp``; clients as in ``long_tailed_cnn``."""
+    model, loss = mlp((64,), 10, hidden=(64,)), fljax.make_loss("classification")
+    return Workload(
+        "long_tailed_mlp", model, loss, ragged(long_tailed_sizes(clients), (64,), 10), cohort, None, 10, 0.1
+    )
+
+
+def long_tailed_sizes(clients: int, least: int = 5, ratio: float = 100.0, batch: int = 10) -> np.ndarray:
+    """The quantiles of a lognormal law, stretched so that the largest is ``ratio`` times the least.
+
+    One client in the middle is a little larger than that, so that the mean is a whole number of batches.
+    """
+    normal = np.array([NormalDist().inv_cdf((k + 0.5) / clients) for k in range(clients)])
+    shape = (normal - normal[0]) / (normal[-1] - normal[0])
+    sizes = np.round(least * ratio**shape).astype(int)
+    sizes[clients // 2] += -sizes.sum() % (clients * batch)
+    return np.random.default_rng(0).permutation(sizes)
+
+
+def equal_twin(work: Workload) -> Workload:
+    """The workload with the same examples, dealt out evenly: what a ragged cohort is compared with."""
+    sizes = work.data.sizes
+    data = ragged(np.full(len(sizes), round(sizes.mean())), work.data.x.shape[1:], 10)
+    return work._replace(name=f"{work.name}, equal clients", data=data)
+
+
+WORKLOADS = {
+    "cohort_cnn": cohort_cnn,
+    "tiny_mlp": tiny_mlp,
+    "emnist_natural": emnist_natural,
+    "resnet18_cifar": resnet18_cifar,
+    "cifar_cnn": cifar_cnn,
+    "long_tailed_cnn": long_tailed_cnn,
+    "long_tailed_mlp": long_tailed_mlp,
+}
 
 
 PRIVACY = ("none", "central", "adaptive", "local", "discrete_gaussian", "skellam")
@@ -77,7 +179,9 @@ class Variant(NamedTuple):
 
 def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple[Round, Hparams]:
     """FedAvg (unweighted) on a fixed-size cohort with what the variant adds, and its numbers."""
-    training = fljax.Training(work.model, work.loss, epochs=None, steps=work.steps, batch_size=work.batch)
+    perf = perf._replace(chunk=work.chunk) if perf.chunk is None else perf
+    epochs = 1 if work.steps is None else None
+    training = fljax.Training(work.model, work.loss, epochs=epochs, steps=work.steps, batch_size=work.batch)
     sampler = fljax.fixed_size(work.data.population, work.cohort)
     private = variant.privacy != "none"
     keep = 1.0 if variant.keep is None else variant.keep
@@ -106,7 +210,6 @@ def _private(work: Workload, privacy: str, sampler: Sampler) -> UpdateTransform:
 
 def central(work: Workload):
     """The same number of SGD steps of the same batch, one after another by one model: the lower bound of a round."""
-    import jax.numpy as jnp
 
     def train(params, x, y):
         def step(params, batch):

@@ -1,0 +1,73 @@
+"""What all benchmarks write: JSON with hardware, versions and commit, and the comparison with a stored file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fljax.core.provenance import provenance
+
+SECONDS = ("steady_s_per_round", "steady_s", "compile_s", "import_s")
+"""Fields in which less is better; they are what is compared with a baseline."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every benchmark: --json, --out, --compare."""
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--out", type=Path, help="folder for a JSON file")
+    parser.add_argument("--compare", type=Path, metavar="BASELINE", help="a stored JSON file to compare with")
+
+
+def finished(benchmark: str, result: dict[str, Any], load: tuple[float, ...]) -> dict[str, Any]:
+    """The result with where it comes from. load: ``os.getloadavg()`` before the benchmark began."""
+    loads = {"before": load, "after": os.getloadavg()}
+    return {"benchmark": benchmark, **result, "load": loads, "provenance": provenance()}
+
+
+def deliver(result: dict[str, Any], name: str, args: argparse.Namespace, lines: list[str]) -> None:
+    """Writes the file, compares with the baseline, and prints either JSON or the lines."""
+    if args.compare:
+        result["compared"] = compared(result, json.loads(args.compare.read_text()))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{name}_{jax.default_backend()}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if args.json:
+        print(json.dumps(result))
+        return
+    print("\n".join(lines))
+    for path, row in result.get("compared", {}).items():
+        print(f"  {path}: {row['now']:.4g} s, baseline {row['baseline']:.4g} s, ratio {row['ratio']:.3f}")
+
+
+def compared(result: dict[str, Any], baseline: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Every number of seconds that both have, by its path: now, in the baseline, and now / baseline.
+
+    Raises:
+      ValueError: if the baseline is of another benchmark or workload: its seconds would mean something else.
+    """
+    for field in ("workload", "settings"):
+        if result.get(field) != baseline.get(field):
+            raise ValueError(f"Expected a baseline with {field}={result.get(field)}, found {baseline.get(field)}.")
+    old = dict(_seconds(baseline))
+    return {
+        path: {"now": now, "baseline": old[path], "ratio": now / old[path]}
+        for path, now in _seconds(result)
+        if old.get(path)
+    }
+
+
+def _seconds(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """(path, seconds) of all fields in ``SECONDS``."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        here = f"{path}.{name}".removeprefix(".")
+        if name in SECONDS:
+            yield here, float(inner)
+        else:
+            yield from _seconds(inner, here)

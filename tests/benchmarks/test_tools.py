@@ -1,0 +1,127 @@
+"""Each benchmark runs in a small version and writes JSON with what it promises."""
+
+import importlib
+import json
+import sys
+
+import pytest
+
+from benchmarks.report import compared
+
+SMALL = ["--clients", "4", "--cohort", "2"]
+
+
+def run(monkeypatch, capsys, module, *flags):
+    monkeypatch.setattr(sys, "argv", [module, *flags, "--json"])
+    importlib.import_module(f"benchmarks.{module}").main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def check_origin(result):
+    assert {"commit", "jax", "python", "cpu", "cores", "device"} <= result["provenance"].keys()
+    assert len(result["load"]["before"]) == 3
+
+
+def check_round(row):
+    assert 0 < row["fastest_s_per_round"] <= row["steady_s_per_round"] <= row["slowest_s_per_round"]
+    assert row["compile_s"] > 0
+    assert row["flop_per_s"] == pytest.approx(row["flop_per_round"] / row["steady_s_per_round"])
+    assert row["share_of_matmul_peak"] > 0
+
+
+def test_round_of_ragged_clients_and_comparison_with_a_baseline(monkeypatch, capsys, tmp_path):
+    flags = ["--workload", "long_tailed_mlp", "--calls", "1", "--peak-size", "64", "--clients", "4", "--cohort", "4"]
+    first = run(monkeypatch, capsys, "round", *flags, "--out", str(tmp_path))
+    check_origin(first)
+    check_round(first["round"])
+    assert first["round_over_equal"] > 0
+    assert 0 < first["padding"]["share_of_batches"] < 0.5
+    assert first["padding"]["steps_executed_over_needed"] >= 1
+    stored = json.loads((tmp_path / "long_tailed_mlp_cpu.json").read_text())
+    rows = compared({**stored, "round": {"steady_s_per_round": 3 * stored["round"]["steady_s_per_round"]}}, stored)
+    assert rows["round.steady_s_per_round"]["ratio"] == pytest.approx(3)
+    with pytest.raises(ValueError, match="Expected a baseline with workload=other"):
+        compared({**stored, "workload": "other"}, stored)
+
+
+@pytest.mark.slow  # compiles five programs
+def test_trials_in_one_program(monkeypatch, capsys):
+    result = run(monkeypatch, capsys, "trials", *SMALL, "--trials", "3", "--rounds", "2", "--calls", "1")
+    check_origin(result)
+    assert (result["sweep"]["trials"], result["sweep"]["programs"]) == (3, 1)
+    ratio = result["sweep"]["per_trial_steady_s_per_round"] / result["single"]["steady_s_per_round"]
+    assert result["per_trial_over_single"] == pytest.approx(ratio)
+
+
+def test_grid_of_three_hundred_cells():
+    from benchmarks.trials import cells
+
+    points = [tuple(cell.values()) for cell in cells("w3", 32)]
+    assert len(points) == len(set(points)) == 300
+
+
+def test_long_run_evaluates_as_often_as_it_says(monkeypatch, capsys):
+    flags = [
+        "--workload",
+        "tiny_mlp",
+        *SMALL,
+        "--rounds",
+        "4",
+        "--rounds-per-call",
+        "2",
+        "--every",
+        "2",
+        "--test",
+        "20",
+    ]
+    result = run(monkeypatch, capsys, "long_run", *flags)
+    check_origin(result)
+    assert (result["run"]["rounds"], result["run"]["evaluations"]) == (4, 2)
+    assert result["run"]["client_steps_per_s"] == pytest.approx(4 * 2 * 10 / result["run"]["run_s"])
+
+
+def test_profile_sees_the_matrix_products(monkeypatch, capsys):
+    flags = ["--workload", "tiny_mlp", *SMALL, "--calls", "1", "--peak-size", "64", "--megabytes", "1", "--rounds", "1"]
+    result = run(monkeypatch, capsys, "profile", *flags)
+    check_round(result["round"])
+    assert result["operations_per_round"] > 10
+    assert any("dot" in row["name"] for row in result["longest"])
+
+
+@pytest.mark.slow
+def test_scaling(monkeypatch, capsys):
+    result = run(monkeypatch, capsys, "scaling", "--tiny", "--axes", "cohort", "--calls", "1")
+    check_origin(result)
+    rows = result["axes"]["cohort"]
+    assert [row["value"] for row in rows] == [4, 8]
+    for row in rows:
+        check_round(row)
+    assert rows[1]["growth"] == pytest.approx(rows[1]["steady_s_per_round"] / rows[0]["steady_s_per_round"])
+
+
+@pytest.mark.slow
+def test_compile_time(monkeypatch, capsys):
+    result = run(monkeypatch, capsys, "compile_time", "--workload", "tiny_mlp", "--clients", "4", "--starts", "1")
+    assert result["warm"]["compile_s"] < result["cold"]["compile_s"]
+    assert result["import"]["import_s"] > 0
+
+
+@pytest.mark.slow
+def test_devices_have_processes_of_their_own(monkeypatch, capsys):
+    flags = ["--tiny", "--axes", "devices", "--devices", "1", "2", "--calls", "1"]
+    rows = run(monkeypatch, capsys, "scaling", *flags)["axes"]["devices"]
+    assert [row["value"] for row in rows] == [1, 2]
+    assert rows[0]["speedup"] == 1.0
+
+
+@pytest.mark.slow
+def test_gpu_script_in_its_tiny_version(monkeypatch, capsys, tmp_path):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path), "--parts", "w1", "profile_cohort_cnn"])
+    with pytest.raises(SystemExit) as stop:
+        gpu.main()
+    assert not stop.value.code
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert set(parts) == {"w1", "profile_cohort_cnn"}
+    assert "2 rounds" not in parts["w1"] and parts["w1"]["run"]["rounds"] == 2
