@@ -23,6 +23,7 @@ import jax
 
 from fljax.cli.arguments import load_experiment
 from fljax.core.provenance import provenance
+from fljax.report.page import write_report
 from fljax.sim.engine import use_compilation_cache
 from fljax.sweep.folder import begin
 from fljax.sweep.grid import expand
@@ -70,10 +71,14 @@ def whole_sweep(folder: Path) -> dict:
     fljax("report", str(folder))
     report = since(start)
     start = now()
+    write_report(folder, endings=())  # as the sweep does when it ends, imports included
+    page = since(start)
+    start = now()
     fljax("sweep", NAME, "--quiet", "--out", str(folder))
     again = since(start)
+    shares = {f"page_share_{clock}": page[clock] / took[clock] for clock in page}
     ran = {"compile_s": timing["compile_s"], "run_s": timing["total_s"], "trials": len(results.trials["trial"])}
-    return {**took, **ran, "report_again": report, "second_start": again}
+    return {**took, **ran, "page": page, **shares, "report_again": report, "second_start": again}
 
 
 def batches(folder: Path) -> dict:

@@ -39,6 +39,8 @@ _RC = {
     "legend.columnspacing": 1.2,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -82,30 +84,42 @@ def add_caption(figure: Figure, caption: str) -> None:
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=size, linespacing=1.35)
 
 
+# The canvases below are asked directly: `Figure.savefig` draws every figure once more before, to find its size. That is
+# known here, and takes as long as the drawing.
+
+
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG on white, 300 dots per inch."""
-    buffer = io.BytesIO()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer, ground, dpi = io.BytesIO(), figure.get_facecolor(), figure.dpi
+    figure.set_facecolor("white")
+    figure.set_dpi(300)
     with style():
-        figure.savefig(buffer, format="png", dpi=300, facecolor="white", metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    figure.set_facecolor(ground)
+    figure.set_dpi(dpi)
     return buffer.getvalue()
 
 
 def svg_text(figure: Figure) -> str:
     """The figure as SVG on a transparent ground, without date or other metadata: same figure, same bytes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     # Trailing blanks differ between versions of matplotlib and mean nothing.
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def pdf_bytes(figure: Figure) -> bytes:
-    """The figure as PDF for a paper, without dates: same figure, same bytes."""
+    """The figure as PDF for a paper, on a transparent ground, without dates: same figure, same bytes."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     buffer = io.BytesIO()
-    nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
     with style():
-        figure.savefig(buffer, format="pdf", metadata=nothing)
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
     return buffer.getvalue()
 
 
