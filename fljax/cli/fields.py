@@ -59,6 +59,7 @@ UNITS = {
     "compress.bits": "bits",
     "perf.chunk": "clients",
     "perf.devices": "devices",
+    "perf.trial_devices": "groups of devices",
     "perf.rounds_per_call": "rounds",
     "perf.seconds_per_call": "s",
     "perf.trials_per_batch": "trials",

@@ -96,6 +96,8 @@ class PerfConfig(Section):
     """clients per vmapped batch: 1 one by one, 0 the whole cohort (default: chosen by backend and model size)"""
     devices: int = Field(1, ge=1)
     """devices over which the clients of a round are spread"""
+    trial_devices: int = Field(1, ge=1)
+    """groups of such devices, over which the trials of a sweep's batch are spread"""
     rounds_per_call: int = Field(25, ge=1)
     """rounds per compiled call at most; progress and checkpoints happen in between"""
     seconds_per_call: float = Field(5.0, gt=0)

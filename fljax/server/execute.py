@@ -160,7 +160,15 @@ def _run_sharded(
         return own._replace(payload=jax.lax.psum(own.payload, "clients")) if collect == "sum" else own
 
     out = Collected(whole if collect == "sum" else split, split, split)
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(whole, split, whole), out_specs=out, check_vma=False)
+    around = jax.sharding.get_abstract_mesh()  # that of the trials, where they are spread too
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh if around.empty else None,
+        in_specs=(whole, split, whole),
+        out_specs=out,
+        axis_names={"clients"},
+        check_vma=False,
+    )
     result = mapped(shared, _pad(slots, -(-capacity // devices) * devices), table)
     cut = partial(jax.tree.map, lambda x: x[:capacity])
     payload = result.payload if collect == "sum" else cut(result.payload)

@@ -1,18 +1,26 @@
-"""Devices: a mesh over which the clients of a round are spread."""
+"""Devices: a mesh over which the clients of a round, and the trials of a batch, are spread."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeGuard
+
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fljax.core.check import FljaxError
+from fljax.core.types import PyTree
 
 
-def client_mesh(devices: int) -> Mesh | None:
-    """A one-dimensional mesh with the axis ``clients`` over the first devices; None for one device.
+def client_mesh(devices: int, trials: int = 1) -> Mesh | None:
+    """A mesh over the first devices; None for one device.
 
-    Where a run has several processes the mesh holds all their devices.
+    Args:
+      devices: over which the clients of a round are spread: the axis ``clients``. Where a run has several processes
+        it holds all their devices.
+      trials: groups of so many devices, over which the trials of a batch are spread: the axis ``trials``, in front of
+        the other. With 1 there is no such axis.
 
     Raises FljaxError if there are fewer devices. On a CPU several devices in one process need ``NPROC`` at twice their
     number before JAX is imported, or collectives can wait for each other for ever.
@@ -25,11 +33,46 @@ def client_mesh(devices: int) -> Mesh | None:
                 "Leave it out."
             )
         devices = len(there)
-    if devices == 1:
+    count = devices * trials
+    if count == 1:
         return None
-    if devices > len(there):
+    if count > len(there):
+        asked = f"perf.devices={devices}" if trials == 1 else f"perf.trial_devices={trials} x perf.devices={devices}"
         raise FljaxError(
-            f"Expected perf.devices={devices} <= {len(there)}, the devices that JAX sees. "
-            f"On a CPU set JAX_NUM_CPU_DEVICES={devices} and NPROC={max(16, 2 * devices)} before starting Python."
+            f"Expected {asked} <= {len(there)}, the devices that JAX sees. "
+            f"On a CPU set JAX_NUM_CPU_DEVICES={count} and NPROC={max(16, 2 * count)} before starting Python."
         )
-    return Mesh(np.array(there[:devices]), ("clients",))
+    if trials == 1:
+        return Mesh(np.array(there[:devices]), ("clients",))
+    return Mesh(np.array(there[:count]).reshape(trials, devices), ("trials", "clients"))
+
+
+def has_trials(mesh: Mesh | None) -> TypeGuard[Mesh]:
+    """Are trials spread over the devices of a mesh?"""
+    return mesh is not None and "trials" in mesh.shape
+
+
+def spread_trials(call: Callable, mesh: Mesh | None, batched: tuple[bool, ...]) -> Callable:
+    """A function of batches of trials, each device of the axis ``trials`` with a share of the batch of its own.
+
+    Trials do not talk to each other, so that nothing travels between the groups of devices. Inside of a group the
+    clients of a round may be spread over the axis ``clients``.
+
+    Args:
+      call: vmapped over trials, its results batched in front.
+      mesh: of ``client_mesh``. Without an axis ``trials`` the function is returned as it is.
+      batched: which arguments have the trials in front; the others every device has whole. The batch has to be a
+        multiple of the devices.
+    """
+    if not has_trials(mesh):
+        return call
+    split, whole = PartitionSpec("trials"), PartitionSpec()
+    specs = tuple(split if b else whole for b in batched)
+    return jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=split, axis_names={"trials"}, check_vma=False)
+
+
+def place(tree: PyTree, mesh: Mesh | None, batched: bool) -> PyTree:
+    """Arrays on the devices of ``spread_trials``: divided by trials, or whole on each of them."""
+    if not has_trials(mesh):
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("trials") if batched else PartitionSpec()))

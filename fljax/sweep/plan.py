@@ -21,6 +21,7 @@ import numpy as np
 
 from fljax.config import Experiment
 from fljax.core.check import FljaxError
+from fljax.sections import PerfConfig
 from fljax.sweep.files import (
     Columns,
     connect,
@@ -156,7 +157,7 @@ def plan_of(
         stay = sorted((pair for pair in pairs if pair[0] in known), key=lambda pair: known[pair[0]].place)
         rows += [_row(known[name], name, t, index, members.label) for name, t in stay]
         new = [pair for pair in pairs if pair[0] not in known]
-        width = min(experiment.perf.trials_per_batch, max(len(new), 1))
+        width = batch_width(experiment.perf, len(new))
         slots = max(t.experiment.sampler.rate for t in members.trials) if rate is None else rate
         for begin in range(0, len(new), width):
             part = new[begin : begin + width]
@@ -165,6 +166,14 @@ def plan_of(
                 number, free = (t.number, None) if free is None else (free, free + 1)
                 rows.append(_row(Known(number, shard, width, slots, 0), name, t, index, members.label))
     return Plan(experiment, _columns(rows))
+
+
+def batch_width(perf: PerfConfig, trials: int) -> int:
+    """Trials of a vmapped batch: at most ``perf.trials_per_batch``, and as many on each of ``perf.trial_devices``."""
+    devices, most = perf.trial_devices, perf.trials_per_batch
+    if most < devices:
+        raise FljaxError(f"Expected perf.trials_per_batch={most} >= perf.trial_devices={devices}. Use {devices}.")
+    return devices * min(most // devices, max(1, math.ceil(trials / devices)))
 
 
 def _row(known: Known, name: str, trial: Trial, index: int, label: str) -> tuple:

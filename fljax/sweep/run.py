@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fljax.config import Experiment
 from fljax.core import tree
@@ -26,12 +27,14 @@ from fljax.core.types import Hparams
 from fljax.data import Dataset
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
+from fljax.sections import PerfConfig
 from fljax.sim import checkpoint, memory
 from fljax.sim.build import Program, build, calibrated, load_data, privacy_ledger, resolve
 from fljax.sim.devices import make_clock
 from fljax.sim.engine import Running, Schedule, Timing, compile_call, drive, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.interrupt import Interrupted
+from fljax.sim.mesh import client_mesh, place, spread_trials
 from fljax.sim.progress import Progress, said
 from fljax.sweep.files import remove
 from fljax.sweep.grid import Trial, axes
@@ -219,20 +222,26 @@ def begin_batch(ready: Ready, shard: str, saved: Saved | None = None, quiet: boo
     experiments = [t.experiment for t in batch.trials]
     resolved = [ready.resolved[t.number] for t in batch.trials]
     first, program, dataset = experiments[0], ready.programs[batch.rate], ready.dataset
-    call, schedule, held = _vmapped(program, first), _schedule(first), held_data(dataset)
+    mesh = _trial_mesh(first.perf, batch.width)
+    call, schedule, held = _vmapped(program, first, mesh), _schedule(first), held_data(dataset)
     rows = [min(i, len(experiments) - 1) for i in range(batch.width)]
     numbers = tree.stack([resolved[r].hparams.arrays() for r in rows])
     keys = jax.vmap(jax.random.key)(jnp.array([experiments[r].seed for r in rows]))
     state = jax.jit(jax.vmap(lambda k, h: program.round.init(k, program.model.init(stream(k, "init")), h)))(
         keys, numbers
     )
-    start, compile_s, kind = _start(saved, Running(0, state, {})), 0.0, (ready.structure, batch.width, batch.rate)
+    start = _start(saved, Running(0, state, {}))
+    start = start._replace(state=place(start.state, mesh, True))
+    keys, numbers = place((keys, numbers), mesh, True)
+    schedule, held, data = place((schedule, held, dataset.train), mesh, False)
+    groups, compile_s, kind = first.perf.trial_devices, 0.0, (ready.structure, batch.width, batch.rate)
     if kind not in ready.compiled:
 
         def compile_at(width: int) -> Callable:
             nonlocal compile_s
-            some_keys, states, some = jax.tree.map(lambda x: x[:width], (keys, start.state, numbers))
-            args = (jnp.int32(0), schedule, some_keys, states, dataset.train, held, some)
+            whole = max(groups, width // groups * groups)  # as many trials on each group of devices
+            some_keys, states, some = jax.tree.map(lambda x: x[:whole], (keys, start.state, numbers))
+            args = (np.int32(0), schedule, some_keys, states, data, held, some)
             executable, seconds = compile_call(call, *args)
             compile_s += seconds
             return executable
@@ -240,7 +249,7 @@ def begin_batch(ready: Ready, shard: str, saved: Saved | None = None, quiet: boo
         with said(f"{batch.label}: compiling one program for {ready.trials} trials", quiet):
             room = memory.free()
             ready.compiled[kind], _ = memory.fit(compile_at, batch.width, True, room, "perf.trials_per_batch")
-    inputs = (schedule, keys, dataset.train, held, numbers)
+    inputs = (schedule, keys, data, held, numbers)
     return BegunBatch(program, resolved, start, ready.compiled[kind], inputs, compile_s)
 
 
@@ -302,10 +311,23 @@ def _between_calls(saved: Saved | None, check: Check | None, rounds: int) -> Cal
     return after_call
 
 
-def _vmapped(program: Program, experiment: Experiment) -> Callable:
+def _trial_mesh(perf: PerfConfig, width: int) -> Mesh | None:
+    """The devices that the trials of a batch are spread over."""
+    if width % perf.trial_devices:
+        fits = max(d for d in range(1, perf.trial_devices) if width % d == 0)
+        raise FljaxError(
+            f"Expected perf.trial_devices={perf.trial_devices} to divide the {width} trials that a batch of this sweep "
+            f"was planned with. Use perf.trial_devices={fits}."
+        )
+    return client_mesh(perf.devices, perf.trial_devices)
+
+
+def _vmapped(program: Program, experiment: Experiment, mesh: Mesh | None) -> Callable:
+    """The call of an engine over trials, spread over devices where that is asked for."""
     evaluate = make_evaluate(program.model, program.loss, program.local)
     call = make_call(program.round, evaluate, min(experiment.perf.rounds_per_call, experiment.rounds))
-    return jax.vmap(call, in_axes=(None, None, 0, 0, None, None, 0))
+    batched = (False, False, True, True, False, False, True)
+    return spread_trials(jax.vmap(call, in_axes=tuple(0 if b else None for b in batched)), mesh, batched)
 
 
 def _schedule(experiment: Experiment) -> Schedule:
