@@ -6,6 +6,7 @@ The choice is a performance flag: it changes memory and speed, and results only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -50,9 +51,9 @@ class Collected(NamedTuple):
 def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) -> int:
     """Clients per batch, by backend, model size and how unequal the clients are.
 
-    On a CPU one matrix product at a time is faster than a batched one as soon as a model has more parameters than
-    the caches hold, and small models gain from batching. There a batch takes as long as its longest client: where the
-    numbers of steps differ, batches get smaller. An accelerator takes as many clients as about 4 GiB of parameter
+    On a CPU small models gain from batching, as long as the parameters of a batch stay in the caches; above 50,000
+    parameters one matrix product at a time is faster than any batch (measured: docs/performance.md). There a batch
+    takes as long as its longest client: where the numbers of steps differ, batches get smaller. An accelerator takes as many clients as about 4 GiB of parameter
     copies allow; its time is that of the longest client in any case.
 
     Args:
@@ -60,9 +61,9 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) 
     """
     if jax.default_backend() != "cpu":
         return max(1, min(capacity, 2**30 // max(num_params, 1)))
-    if num_params > 100_000:
+    if num_params > 50_000:
         return 1
-    widest = min(capacity, 64)
+    widest = min(capacity, 64, 2 ** int(math.log2(400_000 / max(num_params, 1))))
     if steps is None or steps.max() == steps.min():
         return widest
     sizes = {2**k for k in range(7) if 2**k <= widest} | {widest}

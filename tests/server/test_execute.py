@@ -5,7 +5,7 @@ import pytest
 
 from fljax.server.execute import auto_chunk, padding_waste
 
-LARGE, SMALL = 1_000_000, 10_000
+LARGE, MIDDLE, SMALL = 1_000_000, 20_000, 5_000
 
 
 def test_waste_is_that_of_a_loop_over_batches():
@@ -31,3 +31,4 @@ def test_equal_clients_are_batched_and_unequal_ones_in_smaller_batches():
     assert 1 < chosen < 64
     assert padding_waste(tail, 64, chosen) < 1.3 < padding_waste(tail, 64, 64)
     assert auto_chunk(LARGE, 64, tail) == 1
+    assert auto_chunk(MIDDLE, 64) == 16  # 320,000 parameters together
