@@ -1,6 +1,7 @@
 """One process of a run, started by test_sim_hosts: FOLDER END.
 
-With END = dies the second process dies in the middle. With END = stops it alone gets SIGTERM there, and both go on later.
+With END = dies the second process dies in the middle. With END = stops it alone gets SIGTERM there, and both go on
+later.
 """
 
 import os
