@@ -25,14 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"fljax: {place}{error.strerror or error}. Nothing more was written.", file=sys.stderr)
-        return 2
+        return _failed()
     except ValueError as error:
         from fljax.core.check import FljaxError  # not above: it imports JAX, which help does not need
 
         if not isinstance(error, FljaxError):
             raise
         print(f"fljax: {error}", file=sys.stderr)
-        return 2
+        return _failed()
+
+
+def _failed() -> int:
+    """Exit code 2. One process of several ends here and now: waiting at exit for the others may have no end."""
+    hosts = sys.modules.get("fljax.sim.hosts")
+    if hosts is not None and hosts.several():
+        hosts.leave(2)
+    return 2
 
 
 def _how_to_go_on(words: list[str]) -> str:

@@ -48,9 +48,9 @@ class Run(ExperimentCommand):
             print_json(shown) if self.json else print(lines(shown))
             return
         outcome = run(experiment, out=out, resume=self.resume, quiet=self.quiet, track=self.track)
+        controls = beside(outcome, run_controls(experiment, self.quiet))
         if not is_first():
             return
-        controls = beside(outcome, run_controls(experiment, self.quiet))
         record_run(out, outcome, controls)
         page = write_report(out, endings=())
         if self.json:

@@ -133,6 +133,7 @@ def drive(
     *,
     round_axis: int = 0,
     seconds: float = math.inf,
+    agree: Callable[[int], int] = int,
     after_call: Callable[[Running], None] | None = None,
 ) -> tuple[Running, list[tuple[int, float]]]:
     """Runs compiled calls until all rounds are done.
@@ -145,6 +146,7 @@ def drive(
       data: those of all calls, or a Feed that has them call by call.
       round_axis: axis of the rounds in the history: 0, or 1 behind a trial axis.
       seconds: what a call should take at most, where the schedule has ``until``: see ``paced``. It changes no result.
+      agree: from the rounds that this process wants in the next call to those that all processes do.
       after_call: called between two calls with the run so far: progress, checkpoints.
 
     Returns:
@@ -155,7 +157,7 @@ def drive(
     while running.done < total:
         begin, wanted = time.perf_counter(), total - running.done
         if schedule.until is not None:
-            wanted = min(wanted, paced(times, seconds), feed.room(running.done))
+            wanted = agree(min(wanted, paced(times, seconds), feed.room(running.done)))
             schedule = schedule._replace(until=np.int32(running.done + wanted))
         now = feed.now(running.done)
         result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)

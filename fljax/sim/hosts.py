@@ -8,8 +8,11 @@ process is the whole run and fits any number of devices. Only the first process 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +57,63 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether this process is one of several in a run."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def largest(number: int) -> int:
+    """The largest of the whole numbers (31 bits) that all processes tell at this place of the program.
+
+    Clocks, signals and free memory differ between processes: what depends on them has to be agreed on, or the
+    programs part. Raises FljaxError if another process is gone.
+    """
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental.multihost_utils import process_allgather
+
+    with all_alive():
+        return int(np.max(process_allgather(np.int32(number))))
+
+
+def smallest(number: int) -> int:
+    """The smallest of the whole numbers that all processes tell; see ``largest``."""
+    return -largest(-number)
+
+
+def least(size: int | None) -> int | None:
+    """The fewest bytes that any process tells, to a MiB; None where nobody knows."""
+    if jax.process_count() == 1:
+        return size
+    unknown = 2**31 - 1
+    mib = smallest(unknown if size is None else size >> 20)
+    return None if mib == unknown else mib << 20
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process without waiting at exit for the others of its run; they see that it is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@contextmanager
+def clean_stdout() -> Iterator[None]:
+    """Sends what the runtime prints when processes connect to stderr; results alone belong on stdout."""
+    if not several():
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def check_same(fingerprint: str, done: int) -> None:
     """Raises FljaxError unless all processes run the same experiment and start at the same round."""
     if jax.process_count() == 1:
@@ -80,8 +140,10 @@ def all_alive() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # A call that fails before it returns raises the runtime's status, "UNKNOWN: Gloo ...", as a ValueError.
+        ours = isinstance(error, ValueError) and not re.match(r"[A-Z_]+: ", str(error))
+        if ours or jax.process_count() == 1:
             raise
         raise FljaxError(
             f"Another process of this run is gone ({str(error).splitlines()[0][:120]}). Start again with --resume: the "

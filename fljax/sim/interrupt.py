@@ -28,7 +28,7 @@ class Check(Protocol):
 
 
 @contextmanager
-def stop_requests(quiet: bool = False) -> Iterator[Check]:
+def stop_requests(quiet: bool = False, agree: Callable[[int], int] = int) -> Iterator[Check]:
     """Catches Ctrl-C and SIGTERM while it lasts.
 
     Yields:
@@ -39,6 +39,7 @@ def stop_requests(quiet: bool = False) -> Iterator[Check]:
 
     Args:
       quiet: do not say on stderr that the request was heard.
+      agree: from the signal that came here (0: none) to the one that several processes obey together.
     """
     asked: list[int] = []
 
@@ -50,9 +51,9 @@ def stop_requests(quiet: bool = False) -> Iterator[Check]:
             print("\nstopping at the end of this call; again to stop at once", file=sys.stderr, flush=True)
 
     def check(done: str, first: Callable[[], None] = lambda: None) -> None:
-        if asked:
+        if number := agree(asked[0] if asked else 0):
             first()
-            raise Interrupted(f"stopped by {NAMES[asked[0]]} {done}", asked[0])
+            raise Interrupted(f"stopped by {NAMES[number]} {done}", number)
 
     if threading.current_thread() is not threading.main_thread():
         yield check

@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, quiet: bool = False, done: int = 0):
         self.total, self.label, self.quiet, self.before = total, label, quiet, done
-        self.start, self.last = time.monotonic(), 0.0
+        self.start, self.last, self.said = time.monotonic(), 0.0, -1
         self._bar: Any = None
         self._task: Any = None
         self._show: Callable[[str], None] | None = None
@@ -65,14 +65,16 @@ class Progress:
         if self._show is not None:
             self._show(live_view(done, self.total, self._text(now, done, note), history))
             return
-        if done < self.total and now - self.last < LINES_EVERY_S:
+        if self.said == done == self.total or (done < self.total and now - self.last < LINES_EVERY_S):
             return
-        self.last = now
+        self.last, self.said = now, done
         print(self._text(now, done, note), file=sys.stderr, flush=True)
 
     def _text(self, now: float, done: int, note: str) -> str:
-        left = (now - self.start) / max(done - self.before, 1) * (self.total - done)
-        end = f"{duration(left)} left" if done < self.total else f"done in {duration(now - self.start)}"
+        spent, mine = now - self.start, done - self.before
+        end = f"{duration(spent / mine * (self.total - done))} left" if mine else ""  # nothing done, nothing known
+        if done >= self.total:
+            end = f"done in {duration(spent)}"
         parts = [f"{self.label}: {done}/{self.total}", end, note]
         return ", ".join(part for part in parts if part)
 

@@ -133,19 +133,22 @@ def run(
         raise FljaxError(f"{experiment.name} holds a sweep. Run it with `fljax sweep {experiment.name}`.")
     hosts.join()
     check_trackers(track, out)
-    begun = begin(experiment, None if out is None else out / CHECKPOINT, resume)
+    quiet = quiet or not hosts.is_first()
+    with hosts.clean_stdout():
+        begun = begin(experiment, None if out is None else out / CHECKPOINT, resume)
     if out is not None:
         _make_folder(out)
-    with stop_requests(quiet) as check:
+    with hosts.clean_stdout(), stop_requests(quiet, hosts.largest) as check:
         begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
-        bar = Progress(begun.rounds, experiment.name, quiet or not hosts.is_first(), begun.running.done)
+        bar = Progress(begun.rounds, experiment.name, quiet, begun.running.done)
         with open_trackers(track if hosts.is_first() else (), experiment, out) as tell, bar:
             after_call = _between_calls(begun, bar, tell, check)
-            # Several processes have to agree on the length of a call: clocks do not.
-            seconds = experiment.perf.seconds_per_call if jax.process_count() == 1 else math.inf
+            seconds = experiment.perf.seconds_per_call
             with hosts.all_alive():
-                done, times = drive(executable, begun.running, *inputs, seconds=seconds, after_call=after_call)
+                done, times = drive(
+                    executable, begun.running, *inputs, seconds=seconds, agree=hosts.smallest, after_call=after_call
+                )
     program, ledger, numbers = begun.program, begun.ledger, begun.numbers
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(begun.rounds - 1), done.state, numbers)
@@ -227,7 +230,8 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
 
     asked = experiment.perf.chunk is not None
     with said("compiling", quiet):
-        executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, memory.free(), CHUNK)
+        room = hosts.least(memory.free())
+        executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, room, CHUNK)
     inputs = (schedule, begun.key, feed, held, begun.numbers)
     return begun._replace(program=programs[fits]), executable, inputs, spent
 

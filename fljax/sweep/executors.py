@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ EXECUTORS = ("local", "slurm", "ray")
 LOGS = ".slurm"
 """Folder of the jobs' logs, beside the shards: on a disk that all nodes share."""
 POLL_S = 0.5
+STOP_S = 60.0
+"""Seconds that Ray's tasks have for their checkpoints, once they were told to stop."""
 
 
 def check_executor(executor: str, workers: int, options: Sequence[str]) -> None:
@@ -266,7 +269,10 @@ def _ray(folder: Path, workers: int, options: dict[str, Any]) -> Started:
     import ray  # pyrefly: ignore[missing-import]
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        with warnings.catch_warnings():
+            # Ray starts its processes by fork and exec; JAX warns of a fork that goes on in Python.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         task = ray.remote(work_in).options(max_retries=-1, **options)
     except (ValueError, TypeError) as error:
@@ -287,7 +293,8 @@ def _ray(folder: Path, workers: int, options: dict[str, Any]) -> Started:
 
     def stop() -> str:
         for reference in tasks:
-            ray.cancel(reference)
+            ray.cancel(reference)  # as by Ctrl-C: a checkpoint is written
+        ray.wait(tasks, num_returns=len(tasks), timeout=STOP_S)
         return ""
 
     return Started(over, failed, stop)

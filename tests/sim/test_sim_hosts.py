@@ -1,6 +1,7 @@
 """Several processes, one simulation: the same result, and an end in time when a process dies; real processes, gloo."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,15 +22,15 @@ TIMEOUT_S = 150
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path, die: bool) -> list[subprocess.Popen]:
+def start(folder: Path, end: str) -> list[subprocess.Popen]:
     """Two processes with one CPU device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
     env |= {"JAX_NUM_CPU_DEVICES": "1", "FLJAX_HEARTBEAT_S": "60", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "tests.sim.two_hosts", str(folder), str(int(die))]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    words = [sys.executable, "-m", "tests.sim.two_hosts", str(folder), end]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     return [subprocess.Popen(words, env=env | {"JAX_PROCESS_ID": str(k)}, **quiet) for k in range(2)]
 
 
@@ -40,15 +41,15 @@ def alone():
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """Both runs, beside each other: {die: (folder, exit codes, errors)}."""
-    folders = {die: tmp_path_factory.mktemp(f"die{int(die)}") for die in (False, True)}
-    started = {die: start(folder, die) for die, folder in folders.items()}
+    """Both runs, beside each other: {how they end: (folder, exit codes, (output, errors) of each process)}."""
+    folders = {end: tmp_path_factory.mktemp(end) for end in ("stops", "dies")}
+    started = {end: start(folder, end) for end, folder in folders.items()}
     try:
-        said = {die: [p.communicate(timeout=TIMEOUT_S)[1] for p in both] for die, both in started.items()}
+        said = {end: [p.communicate(timeout=TIMEOUT_S) for p in both] for end, both in started.items()}
     finally:
         for process in (p for both in started.values() for p in both):
             process.kill()
-    return {die: (folders[die], [p.returncode for p in started[die]], said[die]) for die in folders}
+    return {end: (folders[end], [p.returncode for p in started[end]], said[end]) for end in folders}
 
 
 def same(ours, theirs):
@@ -57,17 +58,21 @@ def same(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_two_processes_are_one_run(ended, alone):
-    folder, codes, said = ended[False]
+def test_two_processes_are_one_run_and_stop_together(ended, alone):
+    """The signal reaches one of them; both stop after the same call, and nothing but results is on stdout."""
+    folder, codes, said = ended["stops"]
     assert codes == [0, 0], said
+    stops = [re.findall("stopped by SIGTERM after (.) of 7 rounds", errors) for _, errors in said]
+    assert len(stops[0]) == 1 and stops[0] == stops[1], said
+    assert [output for output, _ in said] == ["", ""]
     with np.load(folder / "params.npz") as file:
         same([file[name] for name in file.files], alone)
 
 
 def test_a_dead_process_ends_the_run_and_one_process_goes_on(ended, alone):
-    folder, codes, said = ended[True]
+    folder, codes, said = ended["dies"]
     assert codes[1] == 9 and codes[0] not in (0, None), said
-    assert "process" in said[0] and not (folder / "params.npz").exists()
+    assert "process" in said[0][1] and not (folder / "params.npz").exists()
     resumed = run(experiment(**FIELDS), out=folder, resume=True, quiet=True)
     same(jax.tree.leaves(resumed.params), alone)
 
