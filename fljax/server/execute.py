@@ -53,8 +53,8 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) 
 
     On a CPU small models gain from batching, as long as the parameters of a batch stay in the caches; above 50,000
     parameters one matrix product at a time is faster than any batch (measured: docs/performance.md). There a batch
-    takes as long as its longest client: where the numbers of steps differ, batches get smaller. An accelerator takes as many clients as about 4 GiB of parameter
-    copies allow; its time is that of the longest client in any case.
+    takes as long as its longest client: where the numbers of steps differ, batches get smaller. An accelerator takes as
+    many clients as about 4 GiB of parameter copies allow; its time is that of the longest client in any case.
 
     Args:
       num_params: P. capacity: C. steps: None, or [N] local steps of each client of the population.
