@@ -14,15 +14,15 @@ from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_duchi, local_gaussian, local_krr, local_laplace, local_privunit
 from fljax.privacy.noise import Shares, central_gaussian, query_share
 from fljax.sections import PURE, CompressConfig, PrivacyConfig
-from fljax.sim.secure import secure_stages
 from fljax.server.average import bounded_average, coordinate_average, expected_average, realised_average
 from fljax.server.sampler import Sampler
+from fljax.sim.secure import secure_stages
 
 
 def make_transform(
     experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1
 ) -> UpdateTransform:
-    """The chain of an experiment: compression, average, where privacy is asked for, clip and noise, and words and masks.
+    """The chain of an experiment: compression, average, clip and noise where privacy is asked for, words and masks.
 
     Args:
       experiment: validated. sampler: who takes part. size: P, the number of shared parameters. leaves: of their arrays.
