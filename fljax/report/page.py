@@ -135,6 +135,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         metric_label=text.metric_label,
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
         privacy=privacy_section(results),
+        secure=readable_pairs(manifest.get("secure") or {}),
         costs=[text.metric_name(name) for name in cost_columns(results)],
         cost_heads=[f"{text.metric_name(name)} of a trial" for name in cost_columns(results)],
         traffic=cost_table(results),

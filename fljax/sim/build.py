@@ -133,7 +133,7 @@ def build(
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, size, leaves),
+        transform=make_transform(experiment, sampler, size, leaves, dataset.train.max_size),
         server=server_optimiser(experiment.server.optimizer),
         available=extra.available(bernoulli_availability),
         **_dropout(experiment, model, loss, dataset, population),

@@ -16,29 +16,34 @@ from fljax.privacy.noise import Shares, central_gaussian, query_share
 from fljax.sections import PURE, CompressConfig, PrivacyConfig
 from fljax.server.average import bounded_average, coordinate_average, expected_average, realised_average
 from fljax.server.sampler import Sampler
+from fljax.sim.secure import secure_stages
 
 
-def make_transform(experiment: Experiment, sampler: Sampler, size: int, leaves: int) -> UpdateTransform:
-    """The chain of an experiment: compression, average, and where privacy is asked for, clip and noise.
+def make_transform(
+    experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1
+) -> UpdateTransform:
+    """The chain of an experiment: compression, average, clip and noise where privacy is asked for, words and masks.
 
     Args:
       experiment: validated. sampler: who takes part. size: P, the number of shared parameters. leaves: of their arrays.
+      largest: examples of the largest client.
     """
-    first = _compression(experiment.compress, leaves)
+    first, last = _compression(experiment.compress, leaves), secure_stages(experiment, sampler, size, largest)
     server, privacy = experiment.server, experiment.privacy
     if server.denominator == "realised":
-        return chain(*first, realised_average(server.weights))
+        weights = "present" if last and server.weights == "uniform" else server.weights
+        return chain(*first, realised_average(weights), *last)
     average = expected_average()
     if server.denominator != "expected":
         average = coordinate_average(server.denominator, server.least_holders)
     if server.weight_cap is not None and server.total_weight is not None:
         average = bounded_average(server.weight_cap, server.total_weight, sampler.population)
     if privacy.mechanism in ("none", "record_gaussian"):  # at record level the noise is in the clients' own steps
-        return chain(*first, average)
+        return chain(*first, average, *last)
     if privacy.mechanism in PURE:
-        return chain(average, _randomiser(privacy, size))
+        return chain(average, _randomiser(privacy, size), *last)
     noise, weighted = _noise(experiment, sampler, size), server.weight_cap is not None
-    return recipes.private_average(privacy.clipping, average, noise, first, weighted=weighted)
+    return recipes.private_average(privacy.clipping, average, noise, first, weighted=weighted, last=last)
 
 
 def _compression(compress: CompressConfig, leaves: int) -> tuple[UpdateTransform, ...]:
