@@ -28,6 +28,7 @@ STREAMS = (
     "query",  # a client's query of neuron scores
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise
+    "adversary",  # who is malicious, and what they send
     "audit",  # canaries of an audit: their coins and directions
 )
 

@@ -4,10 +4,12 @@ from fljax.sections.base import Section, Traced
 from fljax.sections.dropout import CompressConfig, DevicesConfig, DropoutConfig
 from fljax.sections.learning import ClientConfig, DataConfig, ModelConfig, SamplerConfig, ServerConfig
 from fljax.sections.privacy import PURE, PrivacyConfig
+from fljax.sections.robust import AttackConfig, RobustConfig
 from fljax.sections.running import DrawnConfig, PerfConfig, SearchConfig, SweepConfig
 
 __all__ = [
     "PURE",
+    "AttackConfig",
     "ClientConfig",
     "CompressConfig",
     "DataConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "PerfConfig",
     "PrivacyConfig",
+    "RobustConfig",
     "SamplerConfig",
     "SearchConfig",
     "Section",

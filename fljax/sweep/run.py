@@ -303,7 +303,7 @@ def _between_calls(saved: Saved | None, check: Check | None, rounds: int) -> Cal
 
 
 def _vmapped(program: Program, experiment: Experiment) -> Callable:
-    evaluate = make_evaluate(program.model, program.loss, program.local)
+    evaluate = make_evaluate(program.model, program.loss, program.local, program.goal)
     call = make_call(program.round, evaluate, min(experiment.perf.rounds_per_call, experiment.rounds))
     return jax.vmap(call, in_axes=(None, None, 0, 0, None, None, 0))
 
