@@ -20,6 +20,7 @@ from fljax.core import html
 from fljax.core.check import FljaxError
 from fljax.core.types import Hparams
 from fljax.sections import (
+    AttackConfig,
     ClientConfig,
     CompressConfig,
     DataConfig,
@@ -28,6 +29,7 @@ from fljax.sections import (
     ModelConfig,
     PerfConfig,
     PrivacyConfig,
+    RobustConfig,
     SamplerConfig,
     Section,
     SecureConfig,
@@ -61,6 +63,8 @@ class Experiment(Section):
     devices: DevicesConfig = DevicesConfig()
     compress: CompressConfig = CompressConfig()
     secure: SecureConfig = SecureConfig()
+    robust: RobustConfig = RobustConfig()
+    attack: AttackConfig = AttackConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
     controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
@@ -106,6 +110,51 @@ class Experiment(Section):
     def _streamed_data_are_of_one_run(self) -> Experiment:
         if self.data.streamed and self.sweep is not None:
             raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _robust_rules_see_updates(self) -> Experiment:
+        rule, d = self.robust.rule, self.dropout
+        if rule == "none":
+            return self
+        if self.privacy.mechanism.startswith("distributed"):
+            raise ValueError(
+                f'robust.rule = "{rule}" needs a server that sees updates, and privacy.mechanism = '
+                f'"{self.privacy.mechanism}" one that sees a sum alone; set robust.rule = "none", or local noise'
+            )
+        if self.server.denominator != "expected" or self.server.weights != "uniform":
+            raise ValueError('robust.rule needs server.denominator = "expected" and weights = "uniform": it averages')
+        if self.privacy.clipping == "adaptive":
+            raise ValueError('robust.rule returns no count of clipped clients; set privacy.clipping = "flat"')
+        same = d.source in ("none", "fisher", "random", "ordered", "rolling", "magnitude", "public")
+        if not same or d.tiers != (1.0,) or d.widths or self.compress.sparsify == "topk":
+            raise ValueError("robust.rule compares updates of the same coordinates; leave out masks of a client's own")
+        if self.perf.dropout == "compact":
+            raise ValueError('robust.rule sees every update in full; set perf.dropout = "masked"')
+        if rule in ("centred_clipping", "foolsgold", "fltrust") and self.client.algorithm == "scaffold":
+            raise ValueError(f'robust.rule = "{rule}" knows updates alone; set client.algorithm = "fedavg"')
+        if rule == "fltrust" and self.data.unseen_clients == 0:
+            raise ValueError(
+                'robust.rule = "fltrust" takes the server\'s data from clients that never train; set '
+                "data.unseen_clients"
+            )
+        if rule == "fltrust" and (self.client.shared or self.client.algorithm == "ditto"):
+            raise ValueError('robust.rule = "fltrust" needs models that are shared whole; leave out client.shared')
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_have_a_target(self) -> Experiment:
+        kind = self.attack.kind
+        if kind == "none":
+            return self
+        if self.privacy.mechanism.startswith("distributed"):
+            raise ValueError("attack sends real numbers, and distributed mechanisms integers; use another mechanism")
+        if self.server.weights != "uniform" or self.server.denominator not in ("expected", "realised"):
+            raise ValueError('attack needs server.weights = "uniform", so that an update is what is sent')
+        if self.perf.dropout == "compact":
+            raise ValueError('attack replaces updates one by one; set perf.dropout = "masked"')
+        if self.attack.optimised and self.robust.rule == "fltrust":
+            raise ValueError('attack.optimised cannot try "fltrust", whose data the adversary does not have')
         return self
 
     @model_validator(mode="after")
@@ -158,6 +207,12 @@ class Experiment(Section):
         extra = {f"tier_{k}": rate for k, rate in enumerate(tiers)} if len(tiers) > 1 else {}
         if self.secure.masking != "none":
             extra |= words | {"value_range": self.secure.value_range or self.privacy.clip}
+        marks = {n: numbers.pop(n) for n in list(numbers) if n.startswith(("robust_", "attack_"))}
+        if self.robust.rule != "none":
+            extra |= {n: v for n, v in marks.items() if n.startswith("robust_")}
+        if self.attack.kind != "none":
+            extra |= {n: v for n, v in marks.items() if n.startswith("attack_")}
+            extra["attack_strength"] = self.attack.strength_of_kind
         return Hparams(**numbers | {"keep_rate": self.dropout.widest}, extra=extra)
 
     def structure(self) -> str:

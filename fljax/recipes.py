@@ -21,7 +21,7 @@ from fljax.compress.feedback import error_feedback
 from fljax.compress.quantise import quantise, sign_quantise
 from fljax.compress.sparsify import rand_k, top_k
 from fljax.core.check import one_of
-from fljax.core.transform import UpdateTransform, chain
+from fljax.core.transform import Aggregator, UpdateTransform, chain
 from fljax.core.tree import num_elements
 from fljax.core.types import LocalUpdate, Round
 from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
@@ -130,6 +130,16 @@ def dp_fedavg(training: Training, sampler: Sampler, **parts: Any) -> Round:
     cohort size. (``hparams.clip``, ``hparams.noise_multiplier``)
     """
     return _round(sampler, fedavg_update(training), private_average(), parts)
+
+
+def robust_fedavg(training: Training, sampler: Sampler, rule: Aggregator, **parts: Any) -> Round:
+    """FedAvg in which the server aggregates by a rule that withstands malicious clients.
+
+    Args:
+      rule: such as ``robust.median()`` or ``robust.krum(f=2, before=[robust.nearest_neighbour_mixing(f=2)])``.
+      **parts: any other part of ``make_round``; ``adversary`` tries the rule.
+    """
+    return _round(sampler, fedavg_update(training), expected_average(), {"aggregator": rule} | parts)
 
 
 def topk_fedavg(training: Training, sampler: Sampler, feedback: bool = True, **parts: Any) -> Round:

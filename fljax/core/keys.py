@@ -29,6 +29,7 @@ STREAMS = (
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise
     "secure",  # pads of a secure sum, the graph of its clients, and who leaves it when
+    "adversary",  # who is malicious, and what they send
     "audit",  # canaries of an audit: their coins and directions
 )
 

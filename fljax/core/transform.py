@@ -108,6 +108,7 @@ class UpdateTransform(NamedTuple):
       its silence, must not tell. (static)
     proceeds: (ctx) -> () bool, from ``ctx.presence``: False where the server cannot finish its half, and the round
       changes nothing but its clients; or None where it always can. (static)
+    denominator: by what decode divides, ``expected`` for the public expected cohort size alone; or None. (static)
     """
 
     name: str
@@ -120,16 +121,22 @@ class UpdateTransform(NamedTuple):
     wire: Callable = pass_wire
     always: bool = False
     proceeds: Callable | None = None
+    denominator: str | None = None
 
 
 class Aggregator(NamedTuple):
     """The only place that may see the client axis.
 
     collect: ``sum`` (the modelled server sees only the sum; memory O(chunk)) or ``concat`` (it sees [C, ...]).
-    scale: ``sum`` or ``mean``: what reduce returns; rules that return a mean refuse a denominator stage.
+    scale: ``sum`` or ``mean``: what reduce returns. The round multiplies a mean by ``ctx.expected``, so that the
+      chain's public denominator leaves it as it is; other denominators are refused.
     init: (params, hparams) -> state
-    reduce: (key, ctx, collected, alive [C], state) -> (total, state, info)
+    reduce: (key, ctx, collected, alive [C], state) -> (total, state, info); alive are the clients whose payload came
+      and is finite. Under ``concat`` ctx.id [C] are the clients' ids, and info may hold ``share`` [C]: how much a
+      client counts relative to its part of a plain mean, 0 for one that was rejected.
     claim: (hparams) -> Claim
+    own: (key, ctx, broadcast) -> the server's own payload, from data that it holds itself, or None. Then collected
+      is a pair (payloads, own payload).
     """
 
     name: str
@@ -138,6 +145,7 @@ class Aggregator(NamedTuple):
     init: Callable
     reduce: Callable
     claim: Callable = unknown_claim
+    own: Callable | None = None
 
 
 def stateless(params, hparams) -> tuple[tuple, tuple]:
@@ -212,7 +220,17 @@ def chain(*stages: UpdateTransform) -> UpdateTransform:
         return jnp.all(jnp.stack([enough(ctx) for enough in needed]))
 
     return UpdateTransform(
-        "chain", init, encode, decode, bound, noise, claim, wire, always, proceeds if needed else None
+        "chain",
+        init,
+        encode,
+        decode,
+        bound,
+        noise,
+        claim,
+        wire,
+        always=always,
+        proceeds=proceeds if needed else None,
+        denominator=next((s.denominator for s in stages if s.denominator is not None), None),
     )
 
 

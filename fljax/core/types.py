@@ -239,6 +239,36 @@ class SubModel(NamedTuple):
     positions: str = "bitmap"
 
 
+class Crowd(NamedTuple):
+    """What an omniscient adversary sees of a round, between the clients and the aggregator.
+
+    sent: payloads, leaves [C, ...]. honest, malicious: [C] bool, who sent something finite and is honest; who answered
+    and is malicious. ids: [C] int32. aggregate: (payloads like sent) -> what the aggregator would make of them.
+    """
+
+    sent: PyTree
+    honest: Array
+    malicious: Array
+    ids: Array
+    aggregate: Callable
+
+
+class Adversary(NamedTuple):
+    """Malicious clients, simulated: who they are, what they see of their data, and what they send.
+
+    name: for messages.
+    members: (key, hparams, t, ids) -> bool like ids: who acts maliciously in round t; key is the same in all rounds
+    poison: (ctx, malicious, shard) -> shard, what ONE client sees of its data; None: its own data
+    forge: (key, ctx, Crowd) -> payloads [C, ...], of which those of the malicious clients replace what they computed,
+      after their encoding (a malicious client obeys no clip); None: they send what they computed
+    """
+
+    name: str
+    members: Callable
+    poison: Callable | None = None
+    forge: Callable | None = None
+
+
 class Round(NamedTuple):
     """One synchronous round: its parts, and their composition ``step``.
 

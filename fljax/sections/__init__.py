@@ -4,11 +4,13 @@ from fljax.sections.base import Section, Traced
 from fljax.sections.dropout import CompressConfig, DevicesConfig, DropoutConfig
 from fljax.sections.learning import ClientConfig, DataConfig, ModelConfig, SamplerConfig, ServerConfig
 from fljax.sections.privacy import PURE, PrivacyConfig
+from fljax.sections.robust import AttackConfig, RobustConfig
 from fljax.sections.running import DrawnConfig, PerfConfig, SearchConfig, SweepConfig
 from fljax.sections.secure import SecureConfig
 
 __all__ = [
     "PURE",
+    "AttackConfig",
     "ClientConfig",
     "CompressConfig",
     "DataConfig",
@@ -18,6 +20,7 @@ __all__ = [
     "ModelConfig",
     "PerfConfig",
     "PrivacyConfig",
+    "RobustConfig",
     "SamplerConfig",
     "SearchConfig",
     "Section",

@@ -35,7 +35,8 @@ def expected_average() -> UpdateTransform:
         del state
         return std / ctx.expected
 
-    return UpdateTransform("average", stateless, encode, decode, bound, noise, denominator_claim)
+    average = UpdateTransform("average", stateless, encode, decode, bound, noise, denominator_claim)
+    return average._replace(denominator="expected")
 
 
 def realised_average(weights: str = "examples") -> UpdateTransform:
@@ -72,7 +73,7 @@ def realised_average(weights: str = "examples") -> UpdateTransform:
         del hparams
         return Claim(reason="the average is divided by the realised weights, which depend on who came")
 
-    return UpdateTransform("average", stateless, encode, decode, bound, claim=claim)
+    return UpdateTransform("average", stateless, encode, decode, bound, claim=claim, denominator="realised")
 
 
 def bounded_average(cap: float, total_weight: float, population: int) -> UpdateTransform:
@@ -108,7 +109,8 @@ def bounded_average(cap: float, total_weight: float, population: int) -> UpdateT
         del state
         return std / expected_weight(ctx)
 
-    return UpdateTransform("average", stateless, encode, decode, bound, noise, denominator_claim)
+    average = UpdateTransform("average", stateless, encode, decode, bound, noise, denominator_claim)
+    return average._replace(denominator="weights")
 
 
 def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
@@ -174,4 +176,4 @@ def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
     def wire(ctx, wires):
         return wires | {"count": wires["count"]._replace(values=jnp.int32(0))} if kind == "count" else wires
 
-    return UpdateTransform("average", stateless, encode, decode, bound, noise, claim, wire)
+    return UpdateTransform("average", stateless, encode, decode, bound, noise, claim, wire, denominator=kind)

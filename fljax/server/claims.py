@@ -18,7 +18,9 @@ def round_claim(sampler: Sampler, parts: Parts, hparams: Hparams, params: Params
     Where clients already noise their own training steps (record level), everything after that is post-processing, and
     nothing else has to be bounded.
     """
-    joined = [parts.transform.claim(hparams), parts.aggregator.claim(hparams)]
+    joined = [parts.transform.claim(hparams)]
+    if joined[0].noise is None or joined[0].noise.trust != "local":  # what follows local noise is post-processing
+        joined.append(parts.aggregator.claim(hparams))
     sub, local = parts.submodel, parts.local
     if local.claim is not None:
         own = local.claim(hparams)

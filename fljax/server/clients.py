@@ -19,6 +19,7 @@ from fljax.core.check import FljaxError
 from fljax.core.keys import stream
 from fljax.core.transform import Aggregator, UpdateTransform
 from fljax.core.types import (
+    Adversary,
     Array,
     Broadcast,
     Ctx,
@@ -115,6 +116,7 @@ class Parts(NamedTuple):
     compact: Compact | None
     perf: PerfFlags
     capacity: int
+    adversary: Adversary | None = None
 
 
 class Sent(NamedTuple):
@@ -224,6 +226,8 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     if parts.tiers is not None:
         mine = mine._replace(keep_rate=ctx.keep_rate * parts.tiers.in_round(ctx).rate(slot.ids))
     shard = data.take(slot.place, slot.ids)
+    if parts.adversary is not None and parts.adversary.poison is not None:
+        shard = parts.adversary.poison(mine, slot.malicious, shard)
     mask, new_choice, traffic = (None, choice, {}) if whole else _mask(parts, mine, sent, slot.keys, choice, shard)
     if mask is not None and (parts.submodel is None or parts.submodel.support == "mask"):
         mine = mine._replace(support=mask)
@@ -250,8 +254,8 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     if parts.submodel is not None and parts.submodel.own is not None:
         new_choice = parts.submodel.own.learn(mine, new_choice, payload["update"])
     states = tree.select(ok, (new_state, new_sending, new_choice), own)
-    payload = tree.zero_unless(slot.alive & sound if parts.transform.always else ok, payload)
-    return payload, states, {"ok": ok, **traffic, **info, **seen}
+    came = slot.alive & sound if parts.transform.always else ok
+    return tree.zero_unless(came, payload), states, {"ok": ok, "sent": came, **traffic, **info, **seen}
 
 
 def _apart(sub: SubModel | None, payload: PyTree) -> tuple[PyTree, PyTree]:

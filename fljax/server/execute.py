@@ -32,12 +32,16 @@ class PerfFlags(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """The cohort as the clients see it: keys [C], ids [C], place [C] in the cohort, alive [C] bool (living first)."""
+    """The cohort as the clients see it: keys [C], ids [C], place [C] in the cohort, alive [C] bool (living first).
+
+    malicious: [C] bool, who acts maliciously in this round, or None where nobody does.
+    """
 
     keys: Key
     ids: Array
     place: Array
     alive: Array
+    malicious: Array | None = None
 
 
 class Collected(NamedTuple):

@@ -19,7 +19,9 @@ from fljax.core.check import FljaxError
 from fljax.core.keys import per_client, stream
 from fljax.core.transform import Aggregator, Claim, UpdateTransform, summed, total_bound
 from fljax.core.types import (
+    Adversary,
     Array,
+    Broadcast,
     Cohort,
     Ctx,
     Hparams,
@@ -31,6 +33,7 @@ from fljax.core.types import (
     Selection,
     SubModel,
 )
+from fljax.server.adversary import forge, who_was_caught
 from fljax.server.claims import round_claim, unbounded
 from fljax.server.clients import (
     Compact,
@@ -117,6 +120,7 @@ def make_round(
     tiers: Tiers | None = None,
     compact: Compact | None = None,
     devices: Devices | None = None,
+    adversary: Adversary | None = None,
     perf: PerfFlags | None = None,
 ) -> Round:
     """Builds one synchronous round from its parts.
@@ -132,6 +136,7 @@ def make_round(
       tiers: classes of devices with different keep rates; default one for all.
       compact: train physically small sub-models, for a static keep rate; default masks on the whole model.
       devices: classes of devices whose work is counted, for a simulated time; it changes nothing else.
+      adversary: simulated malicious clients; default nobody is malicious.
       perf: flags for speed alone.
 
     Returns:
@@ -140,8 +145,12 @@ def make_round(
     Raises:
       FljaxError: parts that contradict each other, such as a rule that returns a mean under a denominator stage.
     """
-    if aggregator is not None and aggregator.scale != "sum":
-        raise FljaxError(f"Expected aggregator={aggregator.name!r} to return a sum: the chain divides by itself.")
+    if aggregator is not None and aggregator.scale == "mean" and transform.denominator != "expected":
+        found = transform.denominator or "none"
+        raise FljaxError(
+            f"Expected aggregator={aggregator.name!r}, which returns a mean, to come with the denominator 'expected', "
+            f"found {found!r}. Use expected_average()."
+        )
     if tiers is not None:
         if submodel is None:
             raise FljaxError(f"Expected tiers={tiers.rates!r} to come with dropout of neurons. Leave them out.")
@@ -149,7 +158,9 @@ def make_round(
     if devices is not None:
         devices.check(sampler.population, tiers)
     flags = perf or PerfFlags()
-    parts = Parts(local, transform, aggregator or summed(), submodel, tiers, compact, flags, sampler.capacity)
+    parts = Parts(
+        local, transform, aggregator or summed(), submodel, tiers, compact, flags, sampler.capacity, adversary
+    )
     return _Bound(sampler, parts, server, available, devices).functions()
 
 
@@ -216,7 +227,7 @@ class _Bound(NamedTuple):
         ctx, selection = self._select(ctx, state)
 
         seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
-        released, transforms, aggregated, server_info = self._release(ctx, state, seen.payload, slots.alive)
+        released, transforms, aggregated, server_info = self._release(ctx, state, seen, slots)
 
         params, server = self._optimise(ctx, state, released["update"])
         written = jnp.where(slots.alive, slots.ids, self.sampler.population)
@@ -240,9 +251,9 @@ class _Bound(NamedTuple):
         cohort = Cohort(slots.ids, slots.ids < self.sampler.population)
         ctx, selection = self._select(self._ctx(t, round_key, state, hparams, slots), state)
         seen = self._clients(ctx, state, selection, slots, data, "concat")
-        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), seen.payload)
-        collected = total if self.aggregator.collect == "sum" else seen.payload
-        released, *_ = self._release(ctx, state, collected, slots.alive)
+        total = _summed(seen.payload)
+        collected = seen._replace(payload=total) if self.aggregator.collect == "sum" else seen
+        released, *_ = self._release(ctx, state, collected, slots)
         public = {
             "bound": total_bound(ctx.bounds or {}),
             "noise_std": self.transform.noise(ctx, state.transforms, jnp.float32(0.0)),
@@ -270,7 +281,10 @@ class _Bound(NamedTuple):
         order = jnp.argsort(-sizes, stable=True)
         ids = cohort.ids[order]
         keys = per_client(stream(round_key, "client"), ids)
-        return cohort, Slots(keys, ids, jnp.arange(ids.shape[0]), alive[order])
+        slots = Slots(keys, ids, jnp.arange(ids.shape[0]), alive[order])
+        if self.parts.adversary is None:
+            return cohort, slots
+        return cohort, slots._replace(malicious=self.parts.adversary.members(stream(key, "adversary"), hparams, t, ids))
 
     def _ctx(self, t: Array, round_key: Key, state: RoundState, hparams: Hparams, slots: Slots) -> Ctx:
         nobody = jnp.int32(-1)
@@ -288,19 +302,38 @@ class _Bound(NamedTuple):
         return ctx._replace(support=support, inclusion=inclusion), selection
 
     def _clients(self, ctx: Ctx, state: RoundState, selection, slots: Slots, data, collect: str) -> Collected:
-        sent = Sent(state.params, state.algorithm, state.transforms, selection)
-        return run_cohort(self.parts, ctx, sent, slots, state.clients, data, collect)
+        """Runs the clients; a forging adversary has to see what all of them send, whatever the server sees of it."""
+        sent, adversary = Sent(state.params, state.algorithm, state.transforms, selection), self.parts.adversary
+        if adversary is None or adversary.forge is None:
+            return run_cohort(self.parts, ctx, sent, slots, state.clients, data, collect)
+        seen = run_cohort(self.parts, ctx, sent, slots, state.clients, data, "concat")
+        key = stream(ctx.round_key, "adversary")
+        seen = forge(adversary, key, ctx, seen, slots, self.aggregator, state.aggregator)
+        return seen if collect == "concat" else seen._replace(payload=_summed(seen.payload))
 
-    def _release(self, ctx: Ctx, state: RoundState, collected: PyTree, alive: Array):
+    def _aggregate(self, ctx: Ctx, state: RoundState, seen: Collected, slots: Slots):
+        """The only cross-client operation: (total, state, what is observed)."""
+        key, collected, rule = stream(ctx.round_key, "aggregate"), seen.payload, self.aggregator
+        if rule.collect == "sum":
+            return rule.reduce(key, ctx, collected, slots.alive, state.aggregator)
+        sent = seen.info["sent"]
+        if rule.own is not None:
+            collected = (collected, rule.own(key, ctx, Broadcast(state.params, state.algorithm, ctx.support)))
+        total, new, info = rule.reduce(key, ctx._replace(id=slots.ids), collected, sent, state.aggregator)
+        if rule.scale == "mean":
+            total = jax.tree.map(lambda x: x * ctx.expected, total)
+        caught = who_was_caught(info.get("share"), slots, sent)
+        return total, new, {**{name: v for name, v in info.items() if name != "share"}, **caught}
+
+    def _release(self, ctx: Ctx, state: RoundState, seen: Collected, slots: Slots):
         """Aggregates and decodes. What comes out is what the server publishes."""
-        key = stream(ctx.round_key, "aggregate")
-        total, aggregated, info = self.aggregator.reduce(key, ctx, collected, alive, state.aggregator)
+        total, aggregated, info = self._aggregate(ctx, state, seen, slots)
         key, sub, chosen = stream(ctx.round_key, "decode"), self.submodel, {}
         if sub is not None and sub.release is not None:  # a mechanism of its own, in the place of the chain's noise
             chosen = {"query": sub.release(stream(ctx.round_key, "query"), ctx, total["query"])}
             total = {name: part for name, part in total.items() if name != "query"}
-        released, transforms, seen = self.transform.decode(key, ctx, total, alive, state.transforms)
-        return {**released, **chosen}, transforms, aggregated, {**info, **seen}
+        released, transforms, told = self.transform.decode(key, ctx, total, slots.alive, state.transforms)
+        return {**released, **chosen}, transforms, aggregated, {**info, **told}
 
     def _optimise(self, ctx: Ctx, state: RoundState, update: PyTree) -> tuple[PyTree, PyTree]:
         """The server's step. Momentum rests where the mask is 0: what nobody trained neither moves nor decays."""
@@ -336,7 +369,7 @@ class _Bound(NamedTuple):
 
     def _info(self, ctx: Ctx, cohort: Cohort, slots: Slots, seen: Collected, selection, update, state, data):
         ok, sub, fresh = seen.info["ok"], self.submodel, seen.info.get("fresh", jnp.bool_(False))
-        means = {n: _mean(v, ok) for n, v in seen.info.items() if n not in ("ok", "fresh", "neurons")}
+        means = {n: _mean(v, ok) for n, v in seen.info.items() if n not in ("ok", "sent", "fresh", "neurons")}
         traffic = count_traffic(self.parts, ctx, selection, state.params, state.algorithm, seen.payload)
         neurons = seen.info.get("neurons")
         masks = mask_metrics(sub, traffic, ctx, state.submodel, state.params, selection, slots, neurons)
@@ -362,6 +395,10 @@ class _Bound(NamedTuple):
     def claims(self, hparams: Hparams, params: Params) -> Claim:
         """What all stages together promise, with concrete numbers."""
         return round_claim(self.sampler, self.parts, hparams, params)
+
+
+def _summed(payload: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), payload)
 
 
 def _mean(values: Array, ok: Array) -> Array:

@@ -43,12 +43,14 @@ from fljax.privacy.mechanisms import GAUSSIAN, make_event
 from fljax.privacy.record import private_gradient, smallest_client, state_record_privacy
 from fljax.privacy.statement import PrivacyStatement, state_privacy
 from fljax.privacy.validity import mask_route
+from fljax.robust.poison import Goal
 from fljax.sections import DataConfig
 from fljax.server.clients import Compact
 from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
+from fljax.sim.defence import attack_goal, make_aggregator, make_attack, robust_numbers
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
@@ -70,6 +72,7 @@ class Program:
 
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
     chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
+    goal: what a simulated attack wants of the model, to be evaluated; None without one.
     """
 
     dataset: Dataset
@@ -80,6 +83,7 @@ class Program:
     round: Round
     chunk: int
     waste: float
+    goal: Goal | None = None
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -126,7 +130,8 @@ def build(
     population, law = dataset.train.population + extra.count, experiment.sampler
     groups = experiment.privacy.bands
     sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort, groups=groups)
-    local = extra.local(_local(experiment, model, loss, population))
+    plain = _local(experiment, model, loss, population)
+    local = extra.local(plain)
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
@@ -135,12 +140,15 @@ def build(
         local=local,
         transform=make_transform(experiment, sampler, size, leaves, dataset.train.max_size),
         server=server_optimiser(experiment.server.optimizer),
+        aggregator=make_aggregator(experiment, dataset, plain, population),
+        adversary=make_attack(experiment, dataset, population),
         available=extra.available(bernoulli_availability),
         **_dropout(experiment, model, loss, dataset, population),
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
     )
-    return Program(dataset, model, loss, local, sampler, built, chunk, padding_waste(steps, sampler.capacity, chunk))
+    waste, goal = padding_waste(steps, sampler.capacity, chunk), attack_goal(experiment, dataset)
+    return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal)
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
@@ -243,9 +251,10 @@ def resolve(
     """
     privacy, hparams = experiment.privacy, experiment.hparams()
     check_tiers(experiment, program.model.groups)
+    hparams = _with(hparams, extra=hparams.extra | robust_numbers(experiment, program.sampler))
     if experiment.dropout.tiers == "resources" and experiment.perf.dropout != "compact":
         rates = tier_rates(experiment, program.model, program.dataset)
-        hparams = _with(hparams, extra={f"tier_{k}": rate for k, rate in enumerate(rates)})
+        hparams = _with(hparams, extra=hparams.extra | {f"tier_{k}": rate for k, rate in enumerate(rates)})
     if privacy.epsilon is not None:
         noise = calibrated([experiment], program)[0] if noise is None else noise
         hparams = _with(hparams, noise_multiplier=noise)

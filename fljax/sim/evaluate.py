@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fljax.core.types import Array, LocalUpdate, Params, PyTree
+from fljax.robust.poison import Goal
 
 BATCH = 1024
 CLIENTS_AT_ONCE = 64
@@ -27,12 +28,16 @@ def held_data(dataset: Any) -> Held:
     return Held(dataset.test, dataset.client_test, dataset.unseen)
 
 
-def make_evaluate(model: Any, loss: Any, local: LocalUpdate) -> Callable[[Params, PyTree, Held], dict[str, Array]]:
+def make_evaluate(
+    model: Any, loss: Any, local: LocalUpdate, goal: Goal | None = None
+) -> Callable[[Params, PyTree, Held], dict[str, Array]]:
     """Builds (shared params, client states, held data) -> metrics, all () float32.
 
     ``test_*``: mean over the global test set, of the shared model, where it is whole. ``client_*_mean``,
     ``client_*_p10``: over clients with test data of their own, each with its personal model where it has one.
     ``unseen_*``: the same mean over clients with data that never train, with the shared model.
+    ``test_attack_success``: with a goal, the share of the test examples that it is tried on which are taken for its
+    target.
     """
 
     def values(params: Params, x: Array, y: Array) -> dict[str, Array]:
@@ -45,6 +50,8 @@ def make_evaluate(model: Any, loss: Any, local: LocalUpdate) -> Callable[[Params
         if whole:
             each = _in_batches(lambda x, y: values(params, x, y), held.test.x, held.test.y)
             metrics |= {f"test_{name}": jnp.mean(v) for name, v in each.items()}
+        if whole and goal is not None:
+            metrics["test_attack_success"] = _success(model, params, held.test, goal)
         if held.client_test is not None:
             if local.personal is None:
                 each = _by_client(values, params, held.client_test)
@@ -60,6 +67,18 @@ def make_evaluate(model: Any, loss: Any, local: LocalUpdate) -> Callable[[Params
         return metrics
 
     return evaluate
+
+
+def _success(model: Any, params: Params, test: Any, goal: Goal) -> Array:
+    """Share of the examples that a goal counts which the model takes for its target."""
+
+    def tried(x: Array, y: Array) -> dict[str, Array]:
+        counts = goal.counts(y)
+        hit = jnp.argmax(model.apply(params, goal.change(x)), axis=-1) == goal.target
+        return {"hit": (hit & counts).astype(jnp.float32), "counts": counts.astype(jnp.float32)}
+
+    each = _in_batches(tried, test.x, test.y)
+    return jnp.sum(each["hit"]) / jnp.maximum(jnp.sum(each["counts"]), 1.0)
 
 
 def _in_batches(function: Callable, x: Array, y: Array) -> dict[str, Array]:

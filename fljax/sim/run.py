@@ -23,6 +23,7 @@ from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
 from fljax.sim import checkpoint, hosts, memory
 from fljax.sim.build import Program, build, privacy_ledger, resolve
+from fljax.sim.defence import detection
 from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
@@ -83,9 +84,14 @@ class Outcome:
         """Words and masks: who reads what, bits, graph, expansion, aborted rounds; {} where floats are sent."""
         return describe_secure(self.experiment, self.program.sampler, self.params, self.history)
 
+    @property
+    def detection(self) -> dict[str, float]:
+        """How well a robust rule told malicious clients apart; {} without an attack, or for a rule that weighs none."""
+        return {name: float(v) for name, v in detection(self.history).items()}
+
     def summary(self) -> dict:
         """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), secure (with
-        words), timing."""
+        words), detection (with an attack), timing."""
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
@@ -94,6 +100,8 @@ class Outcome:
             parts["simulated"] = self.simulated
         if secure := self.secure:
             parts["secure"] = secure
+        if self.detection:
+            parts["detection"] = self.detection
         return {"name": self.experiment.name, **parts, "timing": timing}
 
     def _repr_html_(self) -> str:
@@ -103,7 +111,8 @@ class Outcome:
         reached = [(name.replace("_", " "), html.number(value)) for name, value in self.final.items()]
         cost = [("rounds", self.stopped or str(rounds)), ("uplink", f"{up / 1e6:.4g} MB")]
         cost += [("downlink", f"{down / 1e6:.4g} MB")]
-        cost += [(name.replace("_", " "), html.number(value)) for name, value in self.simulated.items()]
+        seen = self.simulated | self.detection
+        cost += [(name.replace("_", " "), html.number(value)) for name, value in seen.items()]
         t = self.timing
         cost += [("compiled in", f"{t.compile_s:.1f} s"), ("ran in", f"{t.total_s:.1f} s")]
         covered = "".join(html.paragraph(sentence, soft=True) for sentence in self.statement.caveats)
@@ -231,7 +240,7 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
         if size not in programs:
             programs[size] = build(experiment.replace(**{"perf.chunk": size}), dataset)
         program = programs[size]
-        call = make_call(program.round, make_evaluate(program.model, program.loss, program.local), length)
+        call = make_call(program.round, make_evaluate(program.model, program.loss, program.local, program.goal), length)
         args = (schedule, begun.key, begun.running.state, feed.now(begun.running.done), held, begun.numbers)
         executable, seconds = compile_call(call, np.int32(0), *args)
         spent += seconds

@@ -18,6 +18,7 @@ from fljax.core.provenance import provenance
 from fljax.privacy.events import Event
 from fljax.privacy.selection import PROCEDURE, select_event
 from fljax.privacy.statement import PrivacyStatement
+from fljax.sim.defence import detection
 from fljax.sim.devices import CLOCK
 from fljax.sim.engine import Timing, bytes_sent, finals, steady
 from fljax.sim.run import Outcome
@@ -180,7 +181,7 @@ def _trials(history: dict[str, np.ndarray], statements: list[PrivacyStatement]) 
     columns["privacy_status"] = [s.status for s in statements]
     # Running totals, NaN where a trial did not have them or was over.
     simulated = {name: np.fmax.reduce(history[name], axis=1) for name in CLOCK if name in history}
-    return columns | {"uplink_bytes": up, "downlink_bytes": down} | simulated
+    return columns | {"uplink_bytes": up, "downlink_bytes": down} | simulated | detection(history)
 
 
 def _curves(history: dict[str, np.ndarray], numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -324,7 +324,7 @@ def _trial_mesh(perf: PerfConfig, width: int) -> Mesh | None:
 
 def _vmapped(program: Program, experiment: Experiment, mesh: Mesh | None) -> Callable:
     """The call of an engine over trials, spread over devices where that is asked for."""
-    evaluate = make_evaluate(program.model, program.loss, program.local)
+    evaluate = make_evaluate(program.model, program.loss, program.local, program.goal)
     call = make_call(program.round, evaluate, min(experiment.perf.rounds_per_call, experiment.rounds))
     batched = (False, False, True, True, False, False, True)
     return spread_trials(jax.vmap(call, in_axes=tuple(0 if b else None for b in batched)), mesh, batched)

@@ -1,11 +1,13 @@
 """The registry of all shipped parts of a round, which the contracts go through."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import private_rounds as tiny
 
-from fljax import recipes
+from fljax import recipes, robust
 from fljax.audit.canaries import canary_update, draw_canaries
 from fljax.client.dpsgd import dpsgd_update
 from fljax.client.prox import ditto_update, fedprox_update
@@ -35,6 +37,7 @@ from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_duchi, local_gaussian, local_krr, local_laplace, local_privunit
 from fljax.privacy.noise import central_gaussian
 from fljax.privacy.record import private_gradient
+from fljax.robust import attacks, poison
 from fljax.secure.fixedpoint import fixed_point
 from fljax.secure.graph import choose_graph
 from fljax.secure.masks import Lanes, double_mask, flashe, otp, pairwise, shared_key
@@ -143,7 +146,27 @@ SAMPLERS = {
     "cyclic_poisson": lambda: cyclic_poisson(N, 3, 0.5),
     "make_sampler": lambda: make_sampler("cyclic", N, cohort=5),
 }
-AGGREGATORS = {"summed": summed}
+AGGREGATORS = {
+    "summed": summed,
+    "mean": robust.mean,
+    "median": robust.median,
+    "trimmed_mean": lambda: robust.trimmed_mean(1),
+    "mean_around_median": lambda: robust.mean_around_median(1),
+    "sign_majority": lambda: robust.sign_majority(0.1),
+    "krum": lambda: robust.krum(1),
+    "multi_krum": lambda: robust.multi_krum(1, before=[robust.bucketing(2), robust.norm_bound(1.0)]),
+    "bulyan": lambda: robust.bulyan(1),
+    "geometric_median": robust.geometric_median,
+    "centred_clipping": lambda: robust.centred_clipping(1.0),
+    "divide_and_conquer": lambda: robust.divide_and_conquer(1),
+    "flame": lambda: robust.flame(0.01),
+    "fltrust": lambda: robust.fltrust(fedavg_update(T), tiny.pack(tiny.clients(9))),
+    "foolsgold": lambda: robust.foolsgold(N),
+}
+ADVERSARIES = {
+    "make_adversary": lambda: robust.make_adversary("sign_flip", N, forge=attacks.sign_flip()),
+    "make_adversary label_flip": lambda: robust.make_adversary("flip", N, poison.flip_labels(tiny.CLASSES)),
+}
 ROUNDS = {
     "fedsgd": lambda: recipes.fedsgd(T, tiny.sampler()),
     "fedavg": lambda: recipes.fedavg(T, tiny.sampler()),
@@ -173,6 +196,13 @@ ROUNDS = {
     "fjord": lambda: recipes.fjord(T, tiny.sampler(), TIERS, distill=True),
     "heterofl": lambda: recipes.heterofl(T, tiny.sampler(), TIERS),
     "fedrolex": lambda: recipes.fedrolex(T, tiny.sampler(), TIERS),
+    "robust_fedavg": lambda: recipes.robust_fedavg(T, tiny.sampler(), robust.median()),
+    "robust_fedavg fltrust": lambda: recipes.robust_fedavg(T, tiny.sampler(), AGGREGATORS["fltrust"]()),
+    "robust_fedavg foolsgold": lambda: recipes.robust_fedavg(T, tiny.sampler(), robust.foolsgold(N)),
+    "robust_fedavg centred_clipping": lambda: recipes.robust_fedavg(T, tiny.sampler(), robust.centred_clipping(1.0)),
+    "robust_fedavg attacked": lambda: recipes.robust_fedavg(
+        T, tiny.sampler(), robust.krum(1), adversary=ADVERSARIES["make_adversary"]()
+    ),
     "fisher_dropout scaffold": lambda: recipes.make_round(
         sampler=tiny.sampler(),
         local=scaffold_update(T, N),
@@ -186,12 +216,14 @@ REGISTRY = {
     "SubModel": SUBMODELS,
     "Sampler": SAMPLERS,
     "Aggregator": AGGREGATORS,
+    "Adversary": ADVERSARIES,
     "Round": ROUNDS,
 }
-NOT_A_PART = {"make_round", "make_transform"}
+NOT_A_PART = {"make_round", "make_transform", "make_aggregator", "make_attack", "bind"}
 """Functions that bind given parts; the recipes are its instances."""
 
-HPARAMS = tiny.HPARAMS.arrays()
+ATTACK = {"attack_fraction": 0.25, "attack_strength": 1.0, "attack_start": 1.0}
+HPARAMS = dataclasses.replace(tiny.HPARAMS, extra=ATTACK).arrays()
 KEY = jax.random.key(0)
 PARAMS = jax.tree.map(lambda s: jnp.full(s.shape, 0.5, jnp.float32), tiny.model().shapes())
 DATA = tiny.pack(tiny.clients())

@@ -12,6 +12,7 @@ import numpy as np
 import private_rounds as tiny
 import pytest
 from parts import (
+    AGGREGATORS,
     DATA,
     GROUPS,
     HPARAMS,
@@ -194,3 +195,29 @@ def test_new_numbers_are_not_traced_again():
         h = tiny.Hparams(**{**vars(tiny.HPARAMS), **numbers}).arrays()
         state, _ = step(jnp.int32(t), jax.random.key(t), state, tiny.pack(tiny.clients(t)), h)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in AGGREGATORS if name != "summed"])
+def test_a_robust_rule_composes_with_jit_vmap_and_scan(name):
+    """It returns one payload of the parameters' type, keeps the type of its state, and says what each client counts."""
+    rule, slots = AGGREGATORS[name](), 5
+    stacked = {"update": jax.tree.map(lambda x: jnp.stack([x] * slots), PARAMS)}
+    given = stacked if rule.own is None else (stacked, {"update": PARAMS})
+
+    def run(key, h):
+        ctx = context(hparams=h, id=jnp.arange(slots))
+
+        def one(state, key):
+            total, state, info = rule.reduce(key, ctx, given, jnp.ones(slots, bool), state)
+            return state, (total["update"], info.get("share", jnp.ones(slots)))
+
+        return jax.lax.scan(one, rule.init(PARAMS, h), jax.random.split(key, 3))
+
+    state, (released, share) = jax.eval_shape(run, KEY, HPARAMS)
+    assert avals(state) == avals(jax.eval_shape(rule.init, PARAMS, HPARAMS))
+    assert share.shape == (3, slots)
+    sweep = jax.tree.map(lambda x: jnp.stack([x] * 2), HPARAMS)
+    _, (released, _) = jax.eval_shape(jax.jit(jax.vmap(run)), jax.random.split(KEY, 2), sweep)
+    assert jax.tree.map(lambda x: (x.shape[2:], x.dtype), released) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), PARAMS
+    )

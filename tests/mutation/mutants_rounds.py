@@ -279,8 +279,8 @@ ROUNDS = (
         34,
         "nobody asks the aggregator for its claim",
         CLAIMS,
-        "joined = [parts.transform.claim(hparams), parts.aggregator.claim(hparams)]",
-        "joined = [parts.transform.claim(hparams)]",
+        "joined.append(parts.aggregator.claim(hparams))",
+        "pass",
         REFUSED,
     ),
 )
