@@ -1,0 +1,1 @@
+"""Secrets around a round: encoded integers, masks, secure sums, an encrypted channel, homomorphic encryption."""
