@@ -20,6 +20,7 @@ from fljax.core import html
 from fljax.core.check import FljaxError
 from fljax.core.types import Hparams
 from fljax.sections import (
+    ChannelConfig,
     ClientConfig,
     CompressConfig,
     DataConfig,
@@ -34,6 +35,9 @@ from fljax.sections import (
     SweepConfig,
     Traced,
 )
+
+WRITTEN = ("none", "fisher", "random", "ordered", "rolling", "magnitude", "public")
+"""Sources of masks whose uploads ``sim/messages.py`` writes: one public mask for all clients."""
 
 
 class Experiment(Section):
@@ -58,6 +62,7 @@ class Experiment(Section):
     dropout: DropoutConfig = DropoutConfig()
     devices: DevicesConfig = DevicesConfig()
     compress: CompressConfig = CompressConfig()
+    channel: ChannelConfig = ChannelConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
     controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
@@ -97,6 +102,17 @@ class Experiment(Section):
             raise ValueError('mechanism = "record_gaussian" needs client.algorithm = "fedavg" and no client.shared')
         if self.dropout.source != "none" and (self.client.algorithm == "ditto" or self.client.shared):
             raise ValueError("dropout.source needs models that are shared whole; leave out client.shared and ditto")
+        return self
+
+    @model_validator(mode="after")
+    def _messages_can_be_written(self) -> Experiment:
+        if self.channel.kind == "none" or self.channel.verify_rounds == 0:
+            return self
+        remedy = "set channel.verify_rounds = 0 (bytes are counted all the same)"
+        if self.privacy.mechanism in ("local_duchi", "local_krr", "local_privunit"):
+            raise ValueError(f'the channel does not write uploads of mechanism = "{self.privacy.mechanism}"; {remedy}')
+        if self.dropout.source not in WRITTEN or self.dropout.tiers != (1.0,):
+            raise ValueError(f"the channel does not write uploads under masks that differ by client; {remedy}")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The sections of an experiment: one frozen model each. What is traced is marked here and nowhere else."""
 
 from fljax.sections.base import Section, Traced
+from fljax.sections.channel import ChannelConfig
 from fljax.sections.dropout import CompressConfig, DevicesConfig, DropoutConfig
 from fljax.sections.learning import ClientConfig, DataConfig, ModelConfig, SamplerConfig, ServerConfig
 from fljax.sections.privacy import PURE, PrivacyConfig
@@ -8,6 +9,7 @@ from fljax.sections.running import DrawnConfig, PerfConfig, SearchConfig, SweepC
 
 __all__ = [
     "PURE",
+    "ChannelConfig",
     "ClientConfig",
     "CompressConfig",
     "DataConfig",

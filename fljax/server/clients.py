@@ -104,6 +104,12 @@ class Compact(NamedTuple):
     warmup: int = 0
 
 
+class Link(NamedTuple):
+    """How messages travel, for counting bytes. overhead: bytes that encryption adds to each message, both ways."""
+
+    overhead: int = 0
+
+
 class Parts(NamedTuple):
     """What the clients of a round are made of."""
 
@@ -115,6 +121,7 @@ class Parts(NamedTuple):
     compact: Compact | None
     perf: PerfFlags
     capacity: int
+    link: Link = Link()
 
 
 class Sent(NamedTuple):

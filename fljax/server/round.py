@@ -34,6 +34,7 @@ from fljax.core.types import (
 from fljax.server.claims import round_claim, unbounded
 from fljax.server.clients import (
     Compact,
+    Link,
     Parts,
     Sent,
     Tiers,
@@ -118,6 +119,7 @@ def make_round(
     compact: Compact | None = None,
     devices: Devices | None = None,
     perf: PerfFlags | None = None,
+    link: Link | None = None,
 ) -> Round:
     """Builds one synchronous round from its parts.
 
@@ -133,6 +135,7 @@ def make_round(
       compact: train physically small sub-models, for a static keep rate; default masks on the whole model.
       devices: classes of devices whose work is counted, for a simulated time; it changes nothing else.
       perf: flags for speed alone.
+      link: how messages travel, for counting bytes; default as they are.
 
     Returns:
       A Round of pure functions; see ``fljax.core.types.Round``.
@@ -149,7 +152,8 @@ def make_round(
     if devices is not None:
         devices.check(sampler.population, tiers)
     flags = perf or PerfFlags()
-    parts = Parts(local, transform, aggregator or summed(), submodel, tiers, compact, flags, sampler.capacity)
+    meet, sent = aggregator or summed(), link or Link()
+    parts = Parts(local, transform, meet, submodel, tiers, compact, flags, sampler.capacity, sent)
     return _Bound(sampler, parts, server, available, devices).functions()
 
 
@@ -208,15 +212,18 @@ class _Bound(NamedTuple):
 
     # --- the round ---------------------------------------------------------------------------------------------
 
-    def step(self, t: Array, key: Key, state: RoundState, data, hparams: Hparams) -> tuple[RoundState, RoundInfo]:
-        """One round: sample, train, aggregate, decode, update."""
+    def step(
+        self, t: Array, key: Key, state: RoundState, data, hparams: Hparams, given: PyTree = None
+    ) -> tuple[RoundState, RoundInfo]:
+        """One round: sample, train, aggregate, decode, update. given: the sum of the payloads, where a host made it."""
         round_key = jax.random.fold_in(key, t)
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
         ctx = self._ctx(t, round_key, state, hparams)
         ctx, selection = self._select(ctx, state)
 
         seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
-        released, transforms, aggregated, server_info = self._release(ctx, state, seen.payload, slots.alive)
+        total = seen.payload if given is None else given
+        released, transforms, aggregated, server_info = self._release(ctx, state, total, slots.alive)
 
         params, server = self._optimise(ctx, state, released["update"])
         written = jnp.where(slots.alive, slots.ids, self.sampler.population)

@@ -44,7 +44,8 @@ from fljax.privacy.record import private_gradient, smallest_client, state_record
 from fljax.privacy.statement import PrivacyStatement, state_privacy
 from fljax.privacy.validity import mask_route
 from fljax.sections import DataConfig
-from fljax.server.clients import Compact
+from fljax.secure.channel import OVERHEAD
+from fljax.server.clients import Compact, Link
 from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
@@ -139,8 +140,14 @@ def build(
         **_dropout(experiment, model, loss, dataset, population),
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
+        link=_link(experiment),
     )
     return Program(dataset, model, loss, local, sampler, built, chunk, padding_waste(steps, sampler.capacity, chunk))
+
+
+def _link(experiment: Experiment) -> Link:
+    """How messages travel."""
+    return Link(overhead=OVERHEAD if experiment.channel.kind == "aes_gcm" else 0)
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:

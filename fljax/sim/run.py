@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,12 @@ from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.feed import make_feed
+from fljax.sim.hosted import Host
 from fljax.sim.interrupt import Check, stop_requests
 from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
 from fljax.sim.progress import Progress, said
+from fljax.sim.protected import encryption_told, make_host
 from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
 CHECKPOINT = ".checkpoint.npz"
@@ -45,6 +47,7 @@ class Outcome:
 
     experiment, program: what ran. statement: what may be said about its privacy. params: the final shared model.
     history: metrics by name, [T]; evaluation metrics are NaN in rounds without one. timing: seconds.
+      encryption: what was encrypted, and what the checks of real messages found: by part.
     """
 
     experiment: Experiment
@@ -53,6 +56,7 @@ class Outcome:
     params: Params
     history: dict[str, np.ndarray]
     timing: Timing
+    encryption: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def stopped(self) -> str:
@@ -85,6 +89,8 @@ class Outcome:
         parts["execution"] = {"chunk": self.program.chunk, "padding_waste": self.program.waste}
         if self.simulated:
             parts["simulated"] = self.simulated
+        if self.encryption:
+            parts["encryption"] = self.encryption
         return {"name": self.experiment.name, **parts, "timing": timing}
 
     def _repr_html_(self) -> str:
@@ -137,7 +143,8 @@ def run(
     if out is not None:
         _make_folder(out)
     with stop_requests(quiet) as check:
-        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet)
+        host = make_host(experiment, begun.program)
+        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet, host)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
         bar = Progress(begun.rounds, experiment.name, quiet or not hosts.is_first(), begun.running.done)
         with open_trackers(track if hosts.is_first() else (), experiment, out) as tell, bar:
@@ -145,13 +152,15 @@ def run(
             # Several processes have to agree on the length of a call: clocks do not.
             seconds = experiment.perf.seconds_per_call if jax.process_count() == 1 else math.inf
             with hosts.all_alive():
-                done, times = drive(executable, begun.running, *inputs, seconds=seconds, after_call=after_call)
+                pace: dict[str, Any] = {"seconds": seconds, "room": host.room, "after_call": after_call}
+                done, times = drive(executable, begun.running, *inputs, **pace)
     program, ledger, numbers = begun.program, begun.ledger, begun.numbers
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(begun.rounds - 1), done.state, numbers)
     history = make_clock(experiment, program.model, program.dataset)(done.history)
     history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
-    return Outcome(experiment, program, begun.statement, params, history, timing)
+    told = encryption_told(experiment, program, host)
+    return Outcome(experiment, program, begun.statement, params, history, timing, told)
 
 
 class Begun(NamedTuple):
@@ -200,11 +209,13 @@ def _make_folder(out: Path) -> None:
         raise FljaxError(f"{out}: cannot be written to. Choose another folder with --out.")
 
 
-def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[Begun, Callable, tuple, float]:
+def compile_fitting(
+    experiment: Experiment, begun: Begun, quiet: bool, host: Host | None = None
+) -> tuple[Begun, Callable, tuple, float]:
     """The run with the batch of clients that fits into memory, the compiled call, its inputs after the state as
-    ``drive`` takes them, and the seconds that compiling took."""
-    dataset, chunk = begun.program.dataset, begun.program.chunk
-    length = min(experiment.perf.rounds_per_call, begun.rounds)
+    ``drive`` takes them, and the seconds that compiling took. host: what watches the call, or makes its sums."""
+    dataset, chunk, host = begun.program.dataset, begun.program.chunk, host or Host()
+    length = 1 if host.exchange is not None else min(experiment.perf.rounds_per_call, begun.rounds)
     mesh = client_mesh(experiment.perf.devices)
     spread = partial(hosts.everywhere, mesh=mesh)
     whole = (begun.running._replace(state=spread(begun.running.state)), spread(begun.key), spread(begun.numbers))
@@ -221,6 +232,9 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
         program = programs[size]
         call = make_call(program.round, make_evaluate(program.model, program.loss, program.local), length)
         args = (schedule, begun.key, begun.running.state, feed.now(begun.running.done), held, begun.numbers)
+        if host.exchange is not None:
+            inputs = (begun.key, begun.running.state, args[3], begun.numbers)
+            args = (*args, jax.eval_shape(_transcript(program), jnp.int32(0), *inputs).pre_noise)
         executable, seconds = compile_call(call, np.int32(0), *args)
         spent += seconds
         return executable
@@ -229,7 +243,14 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
     with said("compiling", quiet):
         executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, memory.free(), CHUNK)
     inputs = (schedule, begun.key, feed, held, begun.numbers)
+    if not host.idle:
+        executable = host.watch(executable, jax.jit(_transcript(programs[fits])))
     return begun._replace(program=programs[fits]), executable, inputs, spent
+
+
+def _transcript(program: Program) -> Callable:
+    """(t, key, state, data, hparams) -> the round with every value kept."""
+    return lambda t, key, state, data, hparams: program.round.transcript(t, key, state, data.at(t), hparams)
 
 
 def _between_calls(begun: Begun, bar: Progress, tell: Tell, check: Check) -> Callable[[Running], None]:

@@ -1,0 +1,108 @@
+"""The encrypted channel on real messages: those of every so many rounds are written, sealed, opened and compared."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from fljax.config import Experiment
+from fljax.core.check import FljaxError
+from fljax.secure.channel import OVERHEAD, Endpoint, Place, measure, new_key, open_endpoint
+from fljax.sim.hosted import Check, Seen, check_alone, relative
+from fljax.sim.messages import downlink_message, uplink_messages
+
+ROUNDING = 1e-6
+"""How far, relative to the largest value, a quantised value may be from what is read: weights scale after rounding."""
+
+
+def channel_check(experiment: Experiment, population: int) -> Check:
+    """The check of ``[channel]``.
+
+    In a round that is looked at, every message of the round is written down, sealed by its sender and opened by its
+    receiver. What is opened has to be what was written; what is read from it has to be the payload; and the bytes have
+    to be those that the round counts. Of each such round one message is changed by a bit and sent twice, and has to be
+    refused both times.
+    """
+    check_alone()
+    server_key = new_key()
+    clients, server = open_endpoint(server_key), open_endpoint(server_key)
+    told: dict[str, Any] = {"kind": experiment.channel.kind, "overhead_bytes": OVERHEAD}
+    told |= {"verified_rounds": 0, "messages": 0, "bytes": 0, "refused": 0, "seconds": 0.0, "gb_per_s": measure()}
+
+    def look(seen: Seen) -> None:
+        start = time.perf_counter()
+        down, model = _downlink(experiment, seen, population), 0
+        for client in down:
+            place = Place(seen.round, client, "down")
+            model += _carry(server, clients, place, down[client])
+        up, written = 0, _uplink(experiment, seen)
+        for client, one in written.items():
+            place = Place(seen.round, client, "up")
+            up += _carry(clients, server, place, one.message)
+            if relative(one.values, one.sent) > ROUNDING:
+                raise FljaxError(f"Expected {place} to be read as it was sent. Report this: uploads are written wrong.")
+        _same_bytes("up", up, seen.uplink, seen.round)
+        _same_bytes("down", model, seen.downlink, seen.round)
+        told["seconds"] += time.perf_counter() - start
+        told["verified_rounds"] += 1
+        told["messages"] += len(down) + len(written)
+        told["bytes"] += up + model
+        told["refused"] += _attack(clients, server, seen.round)
+
+    return Check("channel", experiment.channel.verify_rounds, look, lambda: dict(told))
+
+
+def _carry(sender: Endpoint, receiver: Endpoint, place: Place, message: bytes) -> int:
+    """Sends one message; the bytes that travelled."""
+    sealed = sender.seal(place, message)
+    if receiver.open(place, sealed) != message:
+        raise FljaxError(f"Expected {place} to be opened as it was sealed. Report this: the channel is broken.")
+    return len(sealed)
+
+
+def _attack(clients: Endpoint, server: Endpoint, round: int) -> int:
+    """Changes a bit of a message, and sends another one twice: how many of the two were refused, which is both."""
+    place = Place(round, 2**32, "up")  # nobody's number, so that no counter of a client moves
+    sealed = clients.seal(place, bytes(64))
+    changed = bytes([*sealed[:-1], sealed[-1] ^ 1])
+    _refused(server, place, changed)
+    server.open(place, sealed)
+    _refused(server, place, sealed)
+    return 2
+
+
+def _refused(server: Endpoint, place: Place, sealed: bytes) -> None:
+    try:
+        server.open(place, sealed)
+    except FljaxError:
+        return
+    raise FljaxError(f"Expected {place} to be refused, it was changed or sent twice. Report this.")
+
+
+def _downlink(experiment: Experiment, seen: Seen, population: int) -> dict[int, bytes]:
+    """What every client that was contacted receives, by its id."""
+    dropped = experiment.dropout.source != "none" and experiment.dropout.forward == "submodel"
+    support = seen.transcript.public["support"] if dropped else None
+    message = downlink_message(seen.params, seen.algorithm, support)
+    return {int(k): message for k in seen.transcript.cohort.ids if k < population}
+
+
+def _uplink(experiment: Experiment, seen: Seen) -> dict[int, Any]:
+    """What every client that answered sends, by its id."""
+    slots, t = seen.answered, seen.transcript
+    if not len(slots):
+        return {}
+    payloads = jax.tree.map(lambda x: np.asarray(x)[slots], t.payloads)
+    ids = np.asarray(t.cohort.ids)[slots]
+    return dict(zip(ids.tolist(), uplink_messages(experiment, payloads, t.public["support"]), strict=True))
+
+
+def _same_bytes(link: str, found: int, counted: int, round: int) -> None:
+    if found != counted:
+        raise FljaxError(
+            f"Expected the messages {link} of round {round} to have the {counted} bytes that it counts, found {found}. "
+            "Report this, and set channel.verify_rounds = 0."
+        )

@@ -1,0 +1,131 @@
+"""The messages of a round as bytes: what its clients really send, written as the round counts it, and read back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fljax.compress import pack
+from fljax.compress.sparsify import kept_count
+from fljax.config import Experiment
+from fljax.core.types import PyTree
+
+POSITIONS = {"none": "all", "topk": "listed", "randk": "public"}
+"""compress.sparsify -> how the positions of sent values are told."""
+
+
+class Written(NamedTuple):
+    """One upload. message: its bytes. values: what a reader makes of them, [n] float32. sent: what was meant, [n]."""
+
+    message: bytes
+    values: np.ndarray
+    sent: np.ndarray
+
+
+def flat(tree: PyTree) -> np.ndarray:
+    """All numbers of a tree as one vector, in the type of its first array."""
+    leaves = [np.ravel(np.asarray(x)) for x in jax.tree.leaves(tree)]
+    return np.concatenate(leaves) if leaves else np.zeros(0, np.float32)
+
+
+def downlink_message(params: PyTree, algorithm: PyTree, support: PyTree = None) -> bytes:
+    """What one client receives: the parameters, those of the sub-model alone where there is one, and the state of the
+    algorithm, as float32."""
+    return _on(flat(params), support).astype("<f4").tobytes() + flat(algorithm).astype("<f4").tobytes()
+
+
+def uplink_messages(experiment: Experiment, payloads: dict[str, PyTree], support: PyTree) -> list[Written]:
+    """What the clients of a round send.
+
+    Args:
+      experiment: how uploads are compressed. payloads: of the clients that answered, leaves [n, ...].
+      support: 0/1 tree, or None: the public mask that all of them follow.
+
+    Returns:
+      One message for each client: its parts in the order of their names, each filled up to whole bytes.
+    """
+    count = len(jax.tree.leaves(payloads)[0])
+    return [_upload(experiment, _row(payloads, i), payloads, support) for i in range(count)]
+
+
+def _row(payloads: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[i], payloads)
+
+
+def _upload(experiment: Experiment, payload: dict[str, PyTree], everyone: dict[str, PyTree], support) -> Written:
+    parts = []
+    for name in sorted(set(payload) - {"count"}):  # counts follow from masks that the server knows
+        if name == "update":
+            parts.append(_update(experiment, payload[name], everyone[name], support))
+        else:
+            parts.append(_floats(flat(payload[name])))
+    message = b"".join(part.message for part in parts)
+    return Written(message, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
+
+
+def _floats(values: np.ndarray) -> Written:
+    message = values.astype("<f4").tobytes()
+    return Written(message, np.frombuffer(message, "<f4"), values)
+
+
+def _update(experiment: Experiment, update: PyTree, everyone: PyTree, support: PyTree) -> Written:
+    """The update: whole numbers in so many bits, compressed values, or floats."""
+    values, c = _on(flat(update), support), experiment.compress
+    if np.issubdtype(values.dtype, np.integer):
+        return whole_numbers(values, experiment.privacy.bits)
+    if not c.on:
+        return _floats(values)
+    sizes = _sizes(update, support)
+    sparse = c.sparsify != "none"
+    kept = int(kept_count(jnp.float32(c.keep), values.size)) if sparse else values.size
+    bits = {"none": 32, "stochastic": c.bits, "sign": 1}[c.quantise]
+    layout = pack.Layout(sizes, kept, bits, POSITIONS[c.sparsify])
+    scales = np.array([step_of(x, bits) for x in np.split(values, np.cumsum(sizes)[:-1])]) if bits < 32 else None
+    known = None if layout.positions != "public" else _public(everyone, support, kept)
+    message = pack.encode(layout, values, scales, known)
+    return Written(message, pack.decode(layout, message, known), values)
+
+
+def whole_numbers(values: np.ndarray, bits: int) -> Written:
+    """Whole numbers modulo 2^bits, packed one behind the other, lowest bit first; read back with their sign."""
+    words = values.astype(np.int64) & ((1 << bits) - 1)
+    lanes = (words[:, None] >> np.arange(bits)) & 1
+    message = np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
+    stream = np.unpackbits(np.frombuffer(message, np.uint8), count=values.size * bits, bitorder="little")
+    read = stream.reshape(-1, bits).astype(np.int64) @ (1 << np.arange(bits))
+    signed = np.where(read >= 1 << (bits - 1), read - (1 << bits), read)
+    return Written(message, signed.astype(values.dtype), values)
+
+
+def step_of(values: np.ndarray, bits: int) -> np.float32:
+    """The scale of one quantised array: its step, or the magnitude of its signs.
+
+    The largest value is the top level s, so that max / s is the step but for its last digit, which is found by trying.
+    """
+    most = np.abs(values).max(initial=np.float32(0))
+    if bits == 1 or most == 0:
+        return np.float32(most)
+    guess = np.float32(most / np.float32(2 ** (bits - 1) - 1))
+    near = (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf)))
+    return min(near, key=lambda step: float(np.abs(np.rint(values / step) * step - values).max()))
+
+
+def _public(everyone: PyTree, support: PyTree, kept: int) -> np.ndarray:
+    """[n] bool with ``kept`` True: the positions that the round's key made, where any client sent something; those at
+    which nobody did are as good as any other, all of them are zero."""
+    rows = np.stack([_on(flat(_row(everyone, i)), support) for i in range(len(jax.tree.leaves(everyone)[0]))])
+    known = np.any(rows != 0, axis=0)
+    known[np.flatnonzero(~known)[: kept - int(known.sum())]] = True
+    return known
+
+
+def _on(values: np.ndarray, support: PyTree) -> np.ndarray:
+    return values if support is None else values[flat(support) > 0]
+
+
+def _sizes(update: PyTree, support: PyTree) -> tuple[int, ...]:
+    of = update if support is None else support
+    return tuple(int(np.size(x) if support is None else np.sum(np.asarray(x) > 0)) for x in jax.tree.leaves(of))

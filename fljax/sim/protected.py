@@ -1,0 +1,32 @@
+"""What protects the messages of an experiment: which checks the host makes, and what is told of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fljax.config import Experiment
+from fljax.secure.channel import OVERHEAD
+from fljax.sim.build import Program
+from fljax.sim.channelled import channel_check
+from fljax.sim.hosted import Host
+
+
+def make_host(experiment: Experiment, program: Program) -> Host:
+    """What the host does beside the compiled program.
+
+    Raises:
+      FljaxError: the package of a protocol is missing; several processes share the run.
+    """
+    checks = []
+    if experiment.channel.kind != "none" and experiment.channel.verify_rounds:
+        checks.append(channel_check(experiment, program.sampler.population))
+    return Host(checks)
+
+
+def encryption_told(experiment: Experiment, program: Program, host: Host) -> dict[str, dict[str, Any]]:
+    """What was encrypted, and what the host found: by part; {} where nothing is encrypted."""
+    del program
+    told = host.told()
+    if experiment.channel.kind != "none" and "channel" not in told:
+        told["channel"] = {"kind": experiment.channel.kind, "overhead_bytes": OVERHEAD, "verified_rounds": 0}
+    return told
