@@ -26,6 +26,7 @@ from fljax.sections import (
     DataConfig,
     DevicesConfig,
     DropoutConfig,
+    HeConfig,
     ModelConfig,
     PerfConfig,
     PrivacyConfig,
@@ -63,6 +64,7 @@ class Experiment(Section):
     devices: DevicesConfig = DevicesConfig()
     compress: CompressConfig = CompressConfig()
     channel: ChannelConfig = ChannelConfig()
+    he: HeConfig = HeConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
     controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
@@ -114,6 +116,35 @@ class Experiment(Section):
         if self.dropout.source not in WRITTEN or self.dropout.tiers != (1.0,):
             raise ValueError(f"the channel does not write uploads under masks that differ by client; {remedy}")
         return self
+
+    @model_validator(mode="after")
+    def _ciphertexts_can_be_added(self) -> Experiment:
+        he, mechanism = self.he, self.privacy.mechanism
+        if he.kind == "none":
+            return self
+        if self.compress.on:
+            raise ValueError('he.kind = "ckks" needs floats at the same places in all uploads; leave out compress')
+        if mechanism.startswith(("distributed_", "local_")) and mechanism != "local_gaussian":
+            raise ValueError(f'he.kind = "ckks" adds floats, not the uploads of "{mechanism}"; set "local_gaussian"')
+        if self.dropout.source not in ("none", *WRITTEN) or self.dropout.tiers != (1.0,):
+            raise ValueError('he.kind = "ckks" needs one public mask for all clients; set dropout.source = "fisher"')
+        if he.share < 1 and self.dropout.source != "none":
+            raise ValueError("he.share < 1 chooses coordinates, dropout neurons; use one of them")
+        if self.server.denominator not in ("expected", "realised") and he.share < 1:
+            raise ValueError('he.share < 1 needs server.denominator = "expected" or "realised"')
+        if he.least is not None and not self.he_splits_noise:
+            raise ValueError('he.least belongs to he.share < 1 with mechanism = "local_gaussian"; leave it out')
+        if self.he_splits_noise and self.sampler.kind not in ("fixed_size", "full", "cyclic"):
+            raise ValueError('he.share < 1 with local noise needs sampler.kind = "fixed_size", "full" or "cyclic"')
+        if self.he_splits_noise and self.server.weight_cap is not None:
+            raise ValueError("he.share < 1 with local noise needs equal weights; leave out server.weight_cap")
+        return self
+
+    @property
+    def he_splits_noise(self) -> bool:
+        """True where encrypted coordinates get shares of the noise, and those in clear all of it from each client."""
+        he = self.he
+        return he.kind != "none" and he.share < 1 and self.privacy.mechanism == "local_gaussian"
 
     @model_validator(mode="after")
     def _streamed_data_are_of_one_run(self) -> Experiment:

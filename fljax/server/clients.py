@@ -105,9 +105,11 @@ class Compact(NamedTuple):
 
 
 class Link(NamedTuple):
-    """How messages travel, for counting bytes. overhead: bytes that encryption adds to each message, both ways."""
+    """How messages travel, for counting bytes. overhead: bytes that encryption adds to each message, both ways. echo:
+    clients get back a sum that the server cannot read, as long as an upload, in the place of the parameters."""
 
     overhead: int = 0
+    echo: bool = False
 
 
 class Parts(NamedTuple):

@@ -51,7 +51,7 @@ from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
-from fljax.sim.mechanisms import make_transform
+from fljax.sim.mechanisms import he_caveats, make_transform
 from fljax.sim.mesh import client_mesh
 from fljax.sim.tiers import check_tiers, make_tiers, noise_trap
 
@@ -147,7 +147,8 @@ def build(
 
 def _link(experiment: Experiment) -> Link:
     """How messages travel."""
-    return Link(overhead=OVERHEAD if experiment.channel.kind == "aes_gcm" else 0)
+    he = experiment.he
+    return Link(OVERHEAD if experiment.channel.kind == "aes_gcm" else 0, he.kind != "none" and he.key == "clients")
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
@@ -267,6 +268,8 @@ def resolve(
         statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
     else:
         statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
+    if experiment.he.kind != "none":
+        statement = dataclasses.replace(statement, caveats=(*he_caveats(experiment), *statement.caveats))
     if claim.noise is not None and claim.masks is not None and statement.status != "none":
         route = (mask_route(claim.masks), *noise_trap(experiment, claim.noise.trust))
         statement = dataclasses.replace(statement, caveats=(*route, *statement.caveats))

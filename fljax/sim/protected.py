@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fljax.config import Experiment
+from fljax.core import tree
 from fljax.secure.channel import OVERHEAD
 from fljax.sim.build import Program
 from fljax.sim.channelled import channel_check
+from fljax.sim.encrypting import he_check, he_exchange, modelled
 from fljax.sim.hosted import Host
 
 
@@ -20,7 +22,12 @@ def make_host(experiment: Experiment, program: Program) -> Host:
     checks = []
     if experiment.channel.kind != "none" and experiment.channel.verify_rounds:
         checks.append(channel_check(experiment, program.sampler.population))
-    return Host(checks)
+    he, exchange = experiment.he, None
+    if he.kind != "none" and he.mode == "exact":
+        exchange = he_exchange(experiment, _size(program))
+    elif he.kind != "none" and he.verify_rounds:
+        checks.append(he_check(experiment))
+    return Host(checks, exchange)
 
 
 def encryption_told(experiment: Experiment, program: Program, host: Host) -> dict[str, dict[str, Any]]:
@@ -29,4 +36,12 @@ def encryption_told(experiment: Experiment, program: Program, host: Host) -> dic
     told = host.told()
     if experiment.channel.kind != "none" and "channel" not in told:
         told["channel"] = {"kind": experiment.channel.kind, "overhead_bytes": OVERHEAD, "verified_rounds": 0}
+    if experiment.he.kind != "none" and "he" not in told:
+        told["he"] = modelled(experiment)
     return told
+
+
+def _size(program: Program) -> int:
+    """P, the number of parameters that travel."""
+    shared, _ = program.local.split(program.model.shapes())
+    return tree.num_elements(shared)
