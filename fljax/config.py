@@ -32,10 +32,12 @@ from fljax.sections import (
     PrivacyConfig,
     SamplerConfig,
     Section,
+    SecureConfig,
     ServerConfig,
     SweepConfig,
     Traced,
 )
+from fljax.sections.secure import WORDS, unfit_for_words
 
 WRITTEN = ("none", "fisher", "random", "ordered", "rolling", "magnitude", "public")
 """Sources of masks whose uploads ``sim/messages.py`` writes: one public mask for all clients."""
@@ -65,6 +67,7 @@ class Experiment(Section):
     compress: CompressConfig = CompressConfig()
     channel: ChannelConfig = ChannelConfig()
     he: HeConfig = HeConfig()
+    secure: SecureConfig = SecureConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
     controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
@@ -122,6 +125,8 @@ class Experiment(Section):
         he, mechanism = self.he, self.privacy.mechanism
         if he.kind == "none":
             return self
+        if self.secure.masking != "none":
+            raise ValueError('he.kind = "ckks" and secure.masking hide the same uploads; use one of them')
         if self.compress.on:
             raise ValueError('he.kind = "ckks" needs floats at the same places in all uploads; leave out compress')
         if mechanism.startswith(("distributed_", "local_")) and mechanism != "local_gaussian":
@@ -167,6 +172,12 @@ class Experiment(Section):
             raise ValueError(f"dropout.tier_shares and devices are the same classes; give {count} shares, or none")
         return self
 
+    @model_validator(mode="after")
+    def _sums_are_secure(self) -> Experiment:
+        if (problem := unfit_for_words(self)) is not None:
+            raise ValueError(problem)
+        return self
+
     def replace(self, **fields: Any) -> Experiment:
         """A copy with dotted fields replaced, validated anew: ``replace(**{"privacy.epsilon": 2, "rounds": 10})``."""
         tree = self.model_dump(exclude_unset=True)
@@ -191,8 +202,11 @@ class Experiment(Section):
             values["noise_multiplier"] = 1.0 / upload
         numbers: dict[str, Any] = {k: 0.0 if v is None else v for k, v in values.items()}
         del numbers["support_keep"]
+        words = {name: numbers.pop(name) for name in WORDS}
         tiers = () if isinstance(self.dropout.tiers, str) else self.dropout.relative_tiers()
         extra = {f"tier_{k}": rate for k, rate in enumerate(tiers)} if len(tiers) > 1 else {}
+        if self.secure.masking != "none":
+            extra |= words | {"value_range": self.secure.value_range or self.privacy.clip}
         return Hparams(**numbers | {"keep_rate": self.dropout.widest}, extra=extra)
 
     def structure(self) -> str:

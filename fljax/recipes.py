@@ -36,6 +36,9 @@ from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_gaussian
 from fljax.privacy.noise import central_gaussian
 from fljax.privacy.record import private_gradient
+from fljax.secure.fixedpoint import fixed_point, smallest_bits
+from fljax.secure.graph import Graph, choose_graph
+from fljax.secure.masks import Lanes, double_mask
 from fljax.server.average import coordinate_average, expected_average, realised_average
 from fljax.server.clients import Tiers
 from fljax.server.optim import server_optimiser
@@ -49,6 +52,7 @@ def private_average(
     noise: UpdateTransform | None = None,
     first: Sequence[UpdateTransform] = (),
     weighted: bool = False,
+    last: Sequence[UpdateTransform] = (),
 ) -> UpdateTransform:
     """The chain of user-level DP: clip on the client, noise, a public denominator.
 
@@ -59,13 +63,14 @@ def private_average(
       noise: the stage that hides what the clip has bounded; default Gaussian noise by the server.
       first: what a client does before it clips, such as compression.
       weighted: the average weighs clients by at most 1, which it does after the clip: the clip's bound holds.
+      last: what a client does before it sends, such as encoding and masking.
     """
     one_of(["flat", "per_layer", "adaptive"], clipping=clipping)
     if clipping == "adaptive":
-        return chain(*first, average or expected_average(), adaptive_clip(), noise or central_gaussian(bit_share))
+        return chain(*first, average or expected_average(), adaptive_clip(), noise or central_gaussian(bit_share), *last)
     bounded, average = clip(per_layer=clipping == "per_layer"), average or expected_average()
     pair = (bounded, average) if weighted else (average, bounded)
-    return chain(*first, *pair, noise or central_gaussian())
+    return chain(*first, *pair, noise or central_gaussian(), *last)
 
 
 def _round(sampler: Sampler, local: LocalUpdate, transform: UpdateTransform, parts: dict[str, Any]) -> Round:
@@ -195,6 +200,34 @@ def distributed_dp_fedavg(
     size = num_elements(training.model.shapes())
     noise = distributed_noise(kind, size, sampler, min_survivors, bits)
     return _round(sampler, fedavg_update(training), private_average(noise=noise), parts)
+
+
+def secagg(
+    training: Training,
+    sampler: Sampler,
+    value_bits: int = 16,
+    weight: float | None = None,
+    graph: Graph | None = None,
+    prf: str = "threefry",
+    mode: str = "ideal",
+    **parts: Any,
+) -> Round:
+    """FedAvg under a secure sum: fixed-point words, masked by pads that cancel (SecAgg; SecAgg+ for larger cohorts).
+
+    Bonawitz et al., CCS 2017; Bell et al., CCS 2020. (``hparams.extra["value_range"]``)
+
+    Args:
+      value_bits: of one value; words get as many as the sum needs.
+      weight: the largest number of examples, by which clients weigh; None weighs all alike.
+      graph: who shares keys; default by ``choose_graph``.
+      prf, mode: see ``fljax.secure.masks``.
+    """
+    size, slots = num_elements(training.model.shapes()), sampler.capacity
+    average = realised_average("present" if weight is None else "examples")
+    encoding = fixed_point(value_bits, slots, size, largest_weight=weight or 1.0)
+    lanes = Lanes(size, smallest_bits(value_bits, slots), prf, mode)
+    masked = double_mask(lanes, graph or choose_graph(slots))
+    return _round(sampler, fedavg_update(training), chain(average, encoding, masked), parts)
 
 
 def record_dp_fedavg(training: Training, sampler: Sampler, **parts: Any) -> Round:

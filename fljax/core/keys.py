@@ -28,6 +28,7 @@ STREAMS = (
     "query",  # a client's query of neuron scores
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise
+    "secure",  # pads of a secure sum, the graph of its clients, and who leaves it when
     "audit",  # canaries of an audit: their coins and directions
 )
 

@@ -106,6 +106,8 @@ class UpdateTransform(NamedTuple):
     wire: (ctx, wires) -> wires                      how the payload is written down, for counting bytes
     always: what encode makes of a payload of zeros is sent even where the client's own was not finite: its noise, or
       its silence, must not tell. (static)
+    proceeds: (ctx) -> () bool, from ``ctx.presence``: False where the server cannot finish its half, and the round
+      changes nothing but its clients; or None where it always can. (static)
     """
 
     name: str
@@ -117,6 +119,7 @@ class UpdateTransform(NamedTuple):
     claim: Callable = unknown_claim
     wire: Callable = pass_wire
     always: bool = False
+    proceeds: Callable | None = None
 
 
 class Aggregator(NamedTuple):
@@ -203,8 +206,13 @@ def chain(*stages: UpdateTransform) -> UpdateTransform:
             wires = stage.wire(ctx, wires)
         return wires
 
+    always, needed = any(s.always for s in stages), [s.proceeds for s in stages if s.proceeds is not None]
+
+    def proceeds(ctx):
+        return jnp.all(jnp.stack([enough(ctx) for enough in needed]))
+
     return UpdateTransform(
-        "chain", init, encode, decode, bound, noise, claim, wire, always=any(s.always for s in stages)
+        "chain", init, encode, decode, bound, noise, claim, wire, always, proceeds if needed else None
     )
 
 

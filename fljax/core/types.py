@@ -105,7 +105,9 @@ class Ctx(NamedTuple):
     On the server ``id`` and ``slot`` are -1. ``support`` is None (noise on every coordinate) or a tree like the
     parameters: 1 where the noise lives, a public set; that of one client on a client, of all of them on the server.
     ``bounds`` is the L2 bound of the whole chain of transforms. ``inclusion`` is None, or where clients keep different
-    shares, a tree like the parameters: the expected, public share of the clients that hold a coordinate.
+    shares, a tree like the parameters: the expected, public share of the clients that hold a coordinate. ``presence``
+    is what the parties of a secure sum learn of each other in any case: by slot, 0 nobody, 1 a client that does not
+    answer, 2 one that does; None outside of a round.
     """
 
     round: Array  # () int32, scan's round index
@@ -118,6 +120,7 @@ class Ctx(NamedTuple):
     support: PyTree = None
     bounds: Bounds | None = None
     inclusion: PyTree = None
+    presence: Array | None = None  # [C] int32
 
 
 class Cohort(NamedTuple):

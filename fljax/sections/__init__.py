@@ -6,6 +6,7 @@ from fljax.sections.dropout import CompressConfig, DevicesConfig, DropoutConfig
 from fljax.sections.learning import ClientConfig, DataConfig, ModelConfig, SamplerConfig, ServerConfig
 from fljax.sections.privacy import PURE, PrivacyConfig
 from fljax.sections.running import DrawnConfig, PerfConfig, SearchConfig, SweepConfig
+from fljax.sections.secure import SecureConfig
 
 __all__ = [
     "PURE",
@@ -23,6 +24,7 @@ __all__ = [
     "SamplerConfig",
     "SearchConfig",
     "Section",
+    "SecureConfig",
     "ServerConfig",
     "SweepConfig",
     "Traced",

@@ -1,1 +1,1 @@
-"""Secrets around a round: encoded integers, masks, secure sums, an encrypted channel, homomorphic encryption."""
+"""Keyed encoding and secure sums, an encrypted channel, homomorphic encryption: what protects uploads on their way."""

@@ -94,7 +94,7 @@ def encrypted_sum(
     it = _Encrypted(inner, scheme, max(1, round(choose.share * size)), size, choose, least, exact)
     always = inner.always or least is not None
     return UpdateTransform(
-        "encrypted", it.init, it.encode, it.decode, it.bound, it.noise, it.claim, it.wire, always=always
+        "encrypted", it.init, it.encode, it.decode, it.bound, it.noise, it.claim, it.wire, always, inner.proceeds
     )
 
 

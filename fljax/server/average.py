@@ -42,16 +42,19 @@ def realised_average(weights: str = "examples") -> UpdateTransform:
     """The weighted mean over the clients that answered: ``sum_k w_k u_k / sum_k w_k`` (classical FedAvg).
 
     Args:
-      weights: ``examples`` (w_k = number of examples of client k) or ``uniform`` (w_k = 1).
+      weights: ``examples`` (w_k = number of examples of client k), ``uniform`` (w_k = 1), or ``present`` (w_k = 1 for
+        a client with examples, else 0: under a mask a client whose update is not finite sends zeros, its weight too).
 
     The weights travel in the payload. An empty cohort releases zeros. Not for private training: the denominator is a
     function of who came, and a claim of epsilon is refused.
     """
-    one_of(["examples", "uniform"], weights=weights)
+    one_of(["examples", "uniform", "present"], weights=weights)
 
     def encode(key, ctx, payload, server_state, client_state):
         del key, ctx, server_state
-        weight = payload["weight"] if weights == "examples" else jnp.ones_like(payload["weight"])
+        weight = payload["weight"]
+        if weights != "examples":
+            weight = jnp.ones_like(weight) if weights == "uniform" else (weight > 0).astype(jnp.float32)
         parts = {n: jax.tree.map(lambda x: x * weight, p) for n, p in payload.items() if n != "weight"}
         return {**parts, "weight": weight}, client_state, {}
 

@@ -218,7 +218,7 @@ class _Bound(NamedTuple):
         """One round: sample, train, aggregate, decode, update. given: the sum of the payloads, where a host made it."""
         round_key = jax.random.fold_in(key, t)
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
-        ctx = self._ctx(t, round_key, state, hparams)
+        ctx = self._ctx(t, round_key, state, hparams, slots)
         ctx, selection = self._select(ctx, state)
 
         seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
@@ -236,6 +236,7 @@ class _Bound(NamedTuple):
             submodel=self._observe(ctx, state, selection, released),
             clients=tree.put_rows(state.clients, written, seen.states),
         )
+        new = self._unless_aborted(ctx, new, state)
         info = self._info(ctx, cohort, slots, seen, selection, released["update"], state, data)
         return new, info._replace(server=info.server | server_info)
 
@@ -244,7 +245,7 @@ class _Bound(NamedTuple):
         round_key = jax.random.fold_in(key, t)
         _, slots = self._cohort(key, round_key, t, data, hparams)
         cohort = Cohort(slots.ids, slots.ids < self.sampler.population)
-        ctx, selection = self._select(self._ctx(t, round_key, state, hparams), state)
+        ctx, selection = self._select(self._ctx(t, round_key, state, hparams, slots), state)
         seen = self._clients(ctx, state, selection, slots, data, "concat")
         total = jax.tree.map(lambda x: jnp.sum(x, axis=0), seen.payload)
         collected = total if self.aggregator.collect == "sum" else seen.payload
@@ -278,10 +279,11 @@ class _Bound(NamedTuple):
         keys = per_client(stream(round_key, "client"), ids)
         return cohort, Slots(keys, ids, jnp.arange(ids.shape[0]), alive[order])
 
-    def _ctx(self, t: Array, round_key: Key, state: RoundState, hparams: Hparams) -> Ctx:
+    def _ctx(self, t: Array, round_key: Key, state: RoundState, hparams: Hparams, slots: Slots) -> Ctx:
         nobody = jnp.int32(-1)
         expected = jnp.asarray(self.sampler.expected(hparams), jnp.float32)
-        ctx = Ctx(t, hparams, round_key, nobody, nobody, expected, hparams.keep_rate)
+        presence = (slots.ids < self.sampler.population).astype(jnp.int32) + slots.alive
+        ctx = Ctx(t, hparams, round_key, nobody, nobody, expected, hparams.keep_rate, presence=presence)
         return ctx._replace(bounds=self.transform.bound(ctx, state.transforms, unbounded(self.parts)))
 
     def _select(self, ctx: Ctx, state: RoundState) -> tuple[Ctx, Selection | None]:
@@ -325,6 +327,13 @@ class _Bound(NamedTuple):
 
         new = jax.tree.map(rest, new, state.server, is_leaf=lambda x: jax.tree.structure(x) == like)
         return tree.where(ctx.support, params, state.params), new
+
+    def _unless_aborted(self, ctx: Ctx, new: RoundState, old: RoundState) -> RoundState:
+        """The new state; where a secure sum could not be finished, all but the clients' states stays as it was."""
+        if self.transform.proceeds is None:
+            return new
+        kept = tree.select(self.transform.proceeds(ctx), new._replace(clients=()), old._replace(clients=()))
+        return kept._replace(clients=new.clients)
 
     def _observe(self, ctx: Ctx, state: RoundState, selection: Selection | None, released: PyTree) -> PyTree:
         if self.submodel is None:

@@ -50,8 +50,9 @@ from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
+from fljax.sim.ciphers import encrypted, he_caveats
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
-from fljax.sim.mechanisms import he_caveats, make_transform
+from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
 from fljax.sim.tiers import check_tiers, make_tiers, noise_trap
 
@@ -131,10 +132,11 @@ def build(
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
+    chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size)
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, size, leaves),
+        transform=encrypted(experiment, chain, sampler, size),
         server=server_optimiser(experiment.server.optimizer),
         available=extra.available(bernoulli_availability),
         **_dropout(experiment, model, loss, dataset, population),
@@ -268,7 +270,7 @@ def resolve(
         statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
     else:
         statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
-    if experiment.he.kind != "none":
+    if he_caveats(experiment):
         statement = dataclasses.replace(statement, caveats=(*he_caveats(experiment), *statement.caveats))
     if claim.noise is not None and claim.masks is not None and statement.status != "none":
         route = (mask_route(claim.masks), *noise_trap(experiment, claim.noise.trust))

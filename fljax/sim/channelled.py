@@ -12,9 +12,9 @@ from fljax.config import Experiment
 from fljax.core.check import FljaxError
 from fljax.secure.channel import OVERHEAD, Endpoint, Place, measure, new_key, open_endpoint
 from fljax.secure.ckks import Cipher, open_cipher
+from fljax.sim.ciphers import scheme_of
 from fljax.sim.encrypting import encrypted_messages
 from fljax.sim.hosted import Check, Seen, check_alone, relative
-from fljax.sim.mechanisms import scheme_of
 from fljax.sim.messages import Written, downlink_message, uplink_messages
 
 ROUNDING = 1e-6

@@ -12,8 +12,8 @@ from fljax.core.check import FljaxError
 from fljax.core.types import PyTree
 from fljax.secure.ckks import Cipher, Ckks, Summed, encrypted_total, open_cipher
 from fljax.secure.encrypted import Choice
+from fljax.sim.ciphers import he_caveats, scheme_of
 from fljax.sim.hosted import Check, Exchange, Seen, check_alone
-from fljax.sim.mechanisms import he_caveats, scheme_of
 from fljax.sim.messages import Written, flat
 
 LARGEST = 2**18

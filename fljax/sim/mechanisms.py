@@ -7,88 +7,45 @@ from fljax.compress.feedback import error_feedback
 from fljax.compress.quantise import quantise, sign_quantise
 from fljax.compress.sparsify import rand_k, top_k
 from fljax.config import Experiment
-from fljax.core.check import in_range
 from fljax.core.transform import UpdateTransform, chain
 from fljax.privacy.adaptive import bit_share
 from fljax.privacy.correlated import banded_noise, tree_noise
 from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_duchi, local_gaussian, local_krr, local_laplace, local_privunit
 from fljax.privacy.noise import Shares, central_gaussian, query_share
-from fljax.sections import PURE, CompressConfig, HeConfig, PrivacyConfig
-from fljax.secure.ckks import Ckks
-from fljax.secure.encrypted import Selective, encrypted_sum
+from fljax.sections import PURE, CompressConfig, PrivacyConfig
 from fljax.server.average import bounded_average, coordinate_average, expected_average, realised_average
 from fljax.server.sampler import Sampler
-
-PUBLISHED = (
-    "CKKS is not secure where decryptions are published (Li and Micciancio, EUROCRYPT 2021), and the global model is "
-    "published in every round: cost and error are simulated, secrecy against those who see it is not claimed."
-)
-KEYS = {
-    "clients": "All clients hold the secret key: one of them together with the server reads every upload.",
-    "authority": "A third party holds the secret key: it sees every sum, and together with the server every upload.",
-}
-SELECTED = (
-    "Encrypting {share:g} % of the coordinates is no defence by itself: an attacker who knows which they are was "
-    "measured to reconstruct inputs with half of them encrypted, and the sum is decrypted all the same."
-)
-SPLIT = (
-    "Encrypted coordinates carry shares of the noise: epsilon assumes that only sums over the least number of clients "
-    "are decrypted, and that so many clients add their shares."
-)
+from fljax.sim.secure import secure_stages
 
 
-def make_transform(experiment: Experiment, sampler: Sampler, size: int, leaves: int) -> UpdateTransform:
-    """The chain of an experiment, under homomorphic encryption where it is asked for; arguments as for ``_chain``."""
-    he = experiment.he
-    inner = _chain(experiment, sampler, size, leaves)
-    if he.kind == "none":
-        return inner
-    choose = Selective(he.share, he.rest, he.warmup_rounds, he.decay)
-    least = (he.least or sampler.capacity) if experiment.he_splits_noise else None
-    in_range(1, sampler.capacity, least=least or 1, remedy=f"The cohort has {sampler.capacity} clients.")
-    return encrypted_sum(inner, scheme_of(he), size, choose, least, exact=he.mode == "exact")
-
-
-def scheme_of(he: HeConfig) -> Ckks:
-    """The parameters of CKKS of an experiment."""
-    return Ckks(he.degree, he.bits, he.scale_bits, he.public_key).check()
-
-
-def he_caveats(experiment: Experiment) -> tuple[str, ...]:
-    """What belongs to everything that is said of a run under CKKS."""
-    he = experiment.he
-    caveats = [PUBLISHED, KEYS[he.key]]
-    if he.share < 1:
-        caveats.append(SELECTED.format(share=100 * he.share))
-    if experiment.he_splits_noise:
-        caveats.append(SPLIT)
-    return tuple(caveats)
-
-
-def _chain(experiment: Experiment, sampler: Sampler, size: int, leaves: int) -> UpdateTransform:
-    """The chain of an experiment: compression, average, and where privacy is asked for, clip and noise.
+def make_transform(
+    experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1
+) -> UpdateTransform:
+    """The chain of an experiment: compression, average, where privacy is asked for, clip and noise, and words and masks.
 
     Args:
       experiment: validated. sampler: who takes part. size: P, the number of shared parameters. leaves: of their arrays.
+      largest: examples of the largest client.
     """
-    first = _compression(experiment.compress, leaves)
+    first, last = _compression(experiment.compress, leaves), secure_stages(experiment, sampler, size, largest)
     server, privacy = experiment.server, experiment.privacy
     if server.denominator == "realised":
-        return chain(*first, realised_average(server.weights))
+        weights = "present" if last and server.weights == "uniform" else server.weights
+        return chain(*first, realised_average(weights), *last)
     average = expected_average()
     if server.denominator != "expected":
         average = coordinate_average(server.denominator, server.least_holders)
     if server.weight_cap is not None and server.total_weight is not None:
         average = bounded_average(server.weight_cap, server.total_weight, sampler.population)
     if privacy.mechanism in ("none", "record_gaussian"):  # at record level the noise is in the clients' own steps
-        return chain(*first, average)
+        return chain(*first, average, *last)
     if privacy.mechanism in PURE:
-        return chain(average, _randomiser(privacy, size))
-    if experiment.he_splits_noise:  # the noise is added under the encryption, see ``encrypted_sum``
+        return chain(average, _randomiser(privacy, size), *last)
+    if experiment.he_splits_noise:  # the noise is added under the encryption, see ``secure/encrypted.py``
         return recipes.private_average(privacy.clipping, average, chain(), first)
     noise, weighted = _noise(experiment, sampler, size), server.weight_cap is not None
-    return recipes.private_average(privacy.clipping, average, noise, first, weighted=weighted)
+    return recipes.private_average(privacy.clipping, average, noise, first, weighted=weighted, last=last)
 
 
 def _compression(compress: CompressConfig, leaves: int) -> tuple[UpdateTransform, ...]:

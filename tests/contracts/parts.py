@@ -35,6 +35,11 @@ from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_duchi, local_gaussian, local_krr, local_laplace, local_privunit
 from fljax.privacy.noise import central_gaussian
 from fljax.privacy.record import private_gradient
+from fljax.secure.ckks import Ckks
+from fljax.secure.encrypted import Selective, encrypted_sum
+from fljax.secure.fixedpoint import fixed_point
+from fljax.secure.graph import choose_graph
+from fljax.secure.masks import Lanes, double_mask, flashe, otp, pairwise, shared_key
 from fljax.server.average import bounded_average, coordinate_average, expected_average, realised_average
 from fljax.server.clients import Tiers
 from fljax.server.optim import SERVER_OPTIMISERS
@@ -45,7 +50,16 @@ GROUPS = tiny.model().groups
 TIERS = Tiers((1.0, 0.5), np.arange(N) % 2)
 LEARNER = Learner(tiny.model().apply, T.loss, GROUPS)
 P = sum(leaf.size for leaf in jax.tree.leaves(tiny.model().shapes()))
+PADDED = 1 << (P - 1).bit_length()
 LEAVES = len(jax.tree.leaves(tiny.model().shapes()))
+
+LANES, RING = Lanes(P, 24, mode="masked"), choose_graph(5)
+
+
+def masked(mask):
+    """A mask behind the encoding that makes its words."""
+    return chain(realised_average(), fixed_point(16, 5, P, largest_weight=6.0), mask)
+
 
 TRANSFORMS = {
     "expected_average": expected_average,
@@ -68,6 +82,15 @@ TRANSFORMS = {
     "local_privunit": lambda: local_privunit(P),
     "distributed_noise": lambda: chain(expected_average(), distributed_noise("discrete_gaussian", P, full(N))),
     "distributed_noise skellam": lambda: chain(expected_average(), distributed_noise("skellam", P, fixed_size(N, 3))),
+    "fixed_point": lambda: chain(realised_average("present"), fixed_point(16, 5, P)),
+    "shared_key": lambda: masked(shared_key(LANES)),
+    "otp": lambda: masked(otp(LANES)),
+    "flashe": lambda: masked(flashe(LANES)),
+    "pairwise": lambda: masked(pairwise(LANES, RING)),
+    "double_mask": lambda: masked(double_mask(LANES, RING)),
+    "double_mask on noise": lambda: chain(
+        expected_average(), distributed_noise("skellam", P, full(N)), double_mask(Lanes(PADDED, 16), RING)
+    ),
     "top_k": top_k,
     "rand_k": rand_k,
     "rand_k own": lambda: rand_k(shared=False, rescale=False),
@@ -75,6 +98,11 @@ TRANSFORMS = {
     "sign_quantise": lambda: sign_quantise(LEAVES),
     "error_feedback": lambda: error_feedback(chain(top_k(), sign_quantise(LEAVES, sparse=True))),
     "chain": lambda: chain(realised_average(), chain()),
+    "encrypted_sum": lambda: encrypted_sum(realised_average(), Ckks(), P),
+    "encrypted_sum selective": lambda: encrypted_sum(recipes.private_average(), Ckks(), P, Selective(0.3)),
+    "encrypted_sum noised": lambda: encrypted_sum(
+        chain(expected_average(), clip()), Ckks(), P, Selective(0.3, "dropped"), least=1
+    ),
     "private_average": recipes.private_average,
     "private_average per_layer": lambda: recipes.private_average("per_layer"),
     "private_average adaptive": lambda: recipes.private_average("adaptive"),
@@ -145,6 +173,7 @@ ROUNDS = {
     "dp_ftrl": lambda: recipes.dp_ftrl(T, cyclic(N, 2), 8),
     "local_dp_fedavg": lambda: recipes.local_dp_fedavg(T, tiny.sampler()),
     "distributed_dp_fedavg": lambda: recipes.distributed_dp_fedavg(T, fixed_size(N, 3), bits=24),
+    "secagg": lambda: recipes.secagg(T, tiny.sampler(), mode="masked"),
     "record_dp_fedavg": lambda: recipes.record_dp_fedavg(T._replace(epochs=None, steps=2), tiny.sampler()),
     "federated_dropout": lambda: recipes.federated_dropout(T, tiny.sampler()),
     "feddrop": lambda: recipes.feddrop(T, tiny.sampler(), TIERS),
@@ -166,19 +195,20 @@ REGISTRY = {
     "Aggregator": AGGREGATORS,
     "Round": ROUNDS,
 }
-NOT_A_PART = {"make_round", "make_transform"}
+NOT_A_PART = {"make_round", "make_transform", "encrypted"}
 """Functions that bind given parts; the recipes are its instances."""
 
 HPARAMS = tiny.HPARAMS.arrays()
 KEY = jax.random.key(0)
 PARAMS = jax.tree.map(lambda s: jnp.full(s.shape, 0.5, jnp.float32), tiny.model().shapes())
 DATA = tiny.pack(tiny.clients())
+PRESENCE = jnp.full(5, 2)
 
 
 def context(**changes) -> Ctx:
     nobody, one = jnp.int32(-1), jnp.float32(1.0)
     bounds = {"payload": jnp.float32(0.5)}
-    ctx = Ctx(jnp.int32(0), HPARAMS, KEY, nobody, nobody, one, HPARAMS.keep_rate, None, bounds)
+    ctx = Ctx(jnp.int32(0), HPARAMS, KEY, nobody, nobody, one, HPARAMS.keep_rate, None, bounds, presence=PRESENCE)
     return ctx._replace(**changes)
 
 
