@@ -15,7 +15,7 @@ from fljax.secure.ckks import Cipher, open_cipher
 from fljax.sim.ciphers import scheme_of
 from fljax.sim.encrypting import encrypted_messages
 from fljax.sim.hosted import Check, Seen, check_alone, relative
-from fljax.sim.messages import Written, downlink_message, uplink_messages
+from fljax.sim.messages import Words, Written, downlink_message, uplink_messages
 
 ROUNDING = 1e-6
 """How far, relative to the largest value, a quantised value may be from what is read: weights scale after rounding."""
@@ -25,8 +25,8 @@ SIZES = 0.01
 """How far ciphertexts may be from their counted size: what TenSEAL writes is compressed."""
 
 
-def channel_check(experiment: Experiment, population: int) -> Check:
-    """The check of ``[channel]``.
+def channel_check(experiment: Experiment, population: int, words: Words | None = None) -> Check:
+    """The check of ``[channel]``. population: N. words: how uploads are written as words, None where they are floats.
 
     In a round that is looked at, every message of the round is written down, sealed by its sender and opened by its
     receiver. What is opened has to be what was written; what is read from it has to be the payload; and the bytes have
@@ -43,7 +43,7 @@ def channel_check(experiment: Experiment, population: int) -> Check:
 
     def look(seen: Seen) -> None:
         start = time.perf_counter()
-        written = _uplink(experiment, seen, cipher)
+        written = _uplink(experiment, seen, cipher, words)
         down, model = _downlink(experiment, seen, population, written), 0
         for client in down:
             place = Place(seen.round, client, "down")
@@ -104,7 +104,7 @@ def _downlink(experiment: Experiment, seen: Seen, population: int, written: dict
     return {int(k): message for k in seen.transcript.cohort.ids if k < population}
 
 
-def _uplink(experiment: Experiment, seen: Seen, cipher: Cipher | None) -> dict[int, Written]:
+def _uplink(experiment: Experiment, seen: Seen, cipher: Cipher | None, words: Words | None) -> dict[int, Written]:
     """What every client that answered sends, by its id."""
     slots, t = seen.answered, seen.transcript
     if not len(slots):
@@ -114,7 +114,7 @@ def _uplink(experiment: Experiment, seen: Seen, cipher: Cipher | None) -> dict[i
     if cipher is not None:
         messages = encrypted_messages(experiment, scheme_of(experiment.he), cipher, seen)
     else:
-        messages = uplink_messages(experiment, payloads, t.public["support"])
+        messages = uplink_messages(experiment, payloads, t.public["support"], words)
     return dict(zip(ids.tolist(), messages, strict=True))
 
 

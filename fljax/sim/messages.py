@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,35 @@ from fljax.compress import pack
 from fljax.compress.sparsify import kept_count
 from fljax.config import Experiment
 from fljax.core.types import PyTree
+from fljax.sections.secure import PAIRED
+from fljax.secure.ledger import key_traffic
+from fljax.server.sampler import Sampler
+from fljax.sim.secure import round_graph, word_lanes
 
 POSITIONS = {"none": "all", "topk": "listed", "randk": "public"}
 """compress.sparsify -> how the positions of sent values are told."""
+
+
+class Words(NamedTuple):
+    """How uploads are written as words. bits: of one. keys: bytes of keys and shares that a client sends beside them.
+    whole: a word for every coordinate, also where neurons are dropped."""
+
+    bits: int
+    keys: int = 0
+    whole: bool = True
+
+
+def words_of(experiment: Experiment, sampler: Sampler, size: int) -> Words | None:
+    """How uploads of an experiment are written as words; None where they are not."""
+    masking, mechanism = experiment.secure.masking, experiment.privacy.mechanism
+    if masking == "none":
+        return Words(experiment.privacy.bits) if mechanism.startswith("distributed_") else None
+    others = 0
+    if masking in PAIRED:
+        graph = round_graph(experiment, sampler)
+        others = min(graph.degree, graph.clients - 1)
+    keys = 0 if masking == "clear" else key_traffic(masking, others).sent // 8
+    return Words(word_lanes(experiment, sampler, size).bits, keys, masking != "clear")
 
 
 class Written(NamedTuple):
@@ -37,17 +64,21 @@ def downlink_message(params: PyTree, algorithm: PyTree, support: PyTree = None) 
     return _on(flat(params), support).astype("<f4").tobytes() + flat(algorithm).astype("<f4").tobytes()
 
 
-def uplink_messages(experiment: Experiment, payloads: dict[str, PyTree], support: PyTree) -> list[Written]:
+def uplink_messages(
+    experiment: Experiment, payloads: dict[str, PyTree], support: PyTree, words: Words | None = None
+) -> list[Written]:
     """What the clients of a round send.
 
     Args:
       experiment: how uploads are compressed. payloads: of the clients that answered, leaves [n, ...].
-      support: 0/1 tree, or None: the public mask that all of them follow.
+      support: 0/1 tree, or None: the public mask that all of them follow. words: where payloads are whole numbers.
 
     Returns:
       One message for each client: its parts in the order of their names, each filled up to whole bytes.
     """
     count = len(jax.tree.leaves(payloads)[0])
+    if words is not None:
+        return [_words_upload(_row(payloads, i), support, words) for i in range(count)]
     return [_upload(experiment, _row(payloads, i), payloads, support) for i in range(count)]
 
 
@@ -66,16 +97,24 @@ def _upload(experiment: Experiment, payload: dict[str, PyTree], everyone: dict[s
     return Written(message, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
 
 
+def _words_upload(payload: dict[str, PyTree], support: PyTree, words: Words) -> Written:
+    """Words of all parts; behind the update stand keys and shares, here random bytes of their number."""
+    parts = []
+    for name in sorted(payload):
+        on = support if name == "update" and not words.whole else None
+        parts.append(whole_numbers(_on(flat(payload[name]), on), words.bits))
+    message = b"".join(part.message for part in parts) + secrets.token_bytes(words.keys)
+    return Written(message, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
+
+
 def _floats(values: np.ndarray) -> Written:
     message = values.astype("<f4").tobytes()
     return Written(message, np.frombuffer(message, "<f4"), values)
 
 
 def _update(experiment: Experiment, update: PyTree, everyone: PyTree, support: PyTree) -> Written:
-    """The update: whole numbers in so many bits, compressed values, or floats."""
+    """The update: compressed values, or floats."""
     values, c = _on(flat(update), support), experiment.compress
-    if np.issubdtype(values.dtype, np.integer):
-        return whole_numbers(values, experiment.privacy.bits)
     if not c.on:
         return _floats(values)
     sizes = _sizes(update, support)
@@ -90,14 +129,17 @@ def _update(experiment: Experiment, update: PyTree, everyone: PyTree, support: P
 
 
 def whole_numbers(values: np.ndarray, bits: int) -> Written:
-    """Whole numbers modulo 2^bits, packed one behind the other, lowest bit first; read back with their sign."""
+    """Whole numbers modulo 2^bits, packed one behind the other, lowest bit first; read back with their sign.
+
+    What is meant by a number is what its lower bits say: masked words use no others.
+    """
     words = values.astype(np.int64) & ((1 << bits) - 1)
     lanes = (words[:, None] >> np.arange(bits)) & 1
     message = np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
     stream = np.unpackbits(np.frombuffer(message, np.uint8), count=values.size * bits, bitorder="little")
     read = stream.reshape(-1, bits).astype(np.int64) @ (1 << np.arange(bits))
-    signed = np.where(read >= 1 << (bits - 1), read - (1 << bits), read)
-    return Written(message, signed.astype(values.dtype), values)
+    read, sent = (np.where(w >= 1 << (bits - 1), w - (1 << bits), w) for w in (read, words))
+    return Written(message, read, sent)
 
 
 def step_of(values: np.ndarray, bits: int) -> np.float32:

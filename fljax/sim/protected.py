@@ -6,23 +6,29 @@ from typing import Any
 
 from fljax.config import Experiment
 from fljax.core import tree
+from fljax.core.types import Hparams, Key
 from fljax.secure.channel import OVERHEAD
+from fljax.sim.agreed import protocol_exchange
 from fljax.sim.build import Program
 from fljax.sim.channelled import channel_check
 from fljax.sim.encrypting import he_check, he_exchange, modelled
 from fljax.sim.hosted import Host
+from fljax.sim.messages import words_of
 
 
-def make_host(experiment: Experiment, program: Program) -> Host:
-    """What the host does beside the compiled program.
+def make_host(experiment: Experiment, program: Program, key: Key, numbers: Hparams) -> Host:
+    """What the host does beside the compiled program. key, numbers: of the run.
 
     Raises:
       FljaxError: the package of a protocol is missing; several processes share the run.
     """
     checks = []
     if experiment.channel.kind != "none" and experiment.channel.verify_rounds:
-        checks.append(channel_check(experiment, program.sampler.population))
+        words = words_of(experiment, program.sampler, _size(program))
+        checks.append(channel_check(experiment, program.sampler.population, words))
     he, exchange = experiment.he, None
+    if experiment.secure.mode == "protocol":
+        exchange = protocol_exchange(experiment, program.sampler, _size(program), key, numbers)
     if he.kind != "none" and he.mode == "exact":
         exchange = he_exchange(experiment, _size(program))
     elif he.kind != "none" and he.verify_rounds:

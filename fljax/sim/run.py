@@ -143,7 +143,7 @@ def run(
     if out is not None:
         _make_folder(out)
     with stop_requests(quiet) as check:
-        host = make_host(experiment, begun.program)
+        host = make_host(experiment, begun.program, begun.key, begun.numbers)
         begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet, host)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
         bar = Progress(begun.rounds, experiment.name, quiet or not hosts.is_first(), begun.running.done)
