@@ -67,7 +67,9 @@ def private_average(
     """
     one_of(["flat", "per_layer", "adaptive"], clipping=clipping)
     if clipping == "adaptive":
-        return chain(*first, average or expected_average(), adaptive_clip(), noise or central_gaussian(bit_share), *last)
+        return chain(
+            *first, average or expected_average(), adaptive_clip(), noise or central_gaussian(bit_share), *last
+        )
     bounded, average = clip(per_layer=clipping == "per_layer"), average or expected_average()
     pair = (bounded, average) if weighted else (average, bounded)
     return chain(*first, *pair, noise or central_gaussian(), *last)

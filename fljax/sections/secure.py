@@ -73,17 +73,19 @@ def unfit_for_words(experiment: Any) -> str | None:
     if experiment.perf.dropout == "compact":
         return 'perf.dropout = "compact" sends small uploads, secure.masking whole ones; set perf.dropout = "masked"'
     if dropout.source in ("gumbel", "paid"):
-        return f'dropout.source = "{dropout.source}" asks clients for scores beside the update; set secure.masking = "none"'
+        return f'dropout.source = "{dropout.source}" asks clients for scores as well; set secure.masking = "none"'
     if privacy.mechanism.startswith("distributed"):
         if secure.bits is not None or secure.value_range is not None:
-            return "distributed mechanisms make integers of their own; set privacy.bits, leave out secure.bits and value_range"
+            return "distributed mechanisms have privacy.bits; leave out secure.bits and secure.value_range"
         if secure.masking == "shared_key":
             return 'distributed mechanisms need a secure sum, which a shared key is not; set masking = "double_mask"'
     elif secure.value_range is None:
         if privacy.clip == math.inf:
             return "secure.masking needs secure.value_range, to which values are clipped"
         if privacy.mechanism.startswith("local") or privacy.clipping == "adaptive":
-            return "secure.value_range is needed: values may exceed privacy.clip under local noise and adaptive clipping"
+            return (
+                "secure.value_range is needed: values may exceed privacy.clip under local noise and adaptive clipping"
+            )
     lost = 1 - experiment.sampler.availability
     if secure.masking in PAIRED and secure.threshold is None and lost > secure.dropout + 1e-9:
         return (

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fljax.core.check import FljaxError, in_range, one_of, positive
 from fljax.core.types import Array, Key
@@ -33,8 +32,8 @@ class Graph(NamedTuple):
     """Of a round of at most C clients.
 
     degree: k, neighbours of a client (all others where the round has at most k + 1 clients).
-    thresholds: [C + 1] int32, t for a round of n = 0 .. C clients: shares that reveal a secret, and neighbours that have
-      to be there at the end. Where it is n nothing can be revealed, and every round is aborted.
+    thresholds: t for a round of n = 0 .. C clients: shares that reveal a secret, and neighbours that have to be there
+      at the end. Where it is n nothing can be revealed, and every round is aborted.
     """
 
     degree: int
@@ -124,7 +123,7 @@ def _rule(n: int, corrupt: float, dropout: float, adversary: str) -> tuple[int, 
 
 
 def _connected(n: int, k: int, corrupt: float, dropout: float) -> bool:
-    """Do the honest clients that stay hang together, but for a probability of 2^-41? Cut in two places the ring falls."""
+    """Do the honest clients that stay hang together, but for a probability of 2^-41? Two cuts divide a ring."""
     bad = math.floor(corrupt * n) + math.floor(dropout * n)
     if k > bad or k == n - 1:
         return True
@@ -176,8 +175,10 @@ def ring_places(key: Key, members: Array) -> Array:
     return jnp.zeros(members.shape, jnp.int32).at[order].set(jnp.arange(members.shape[0], dtype=jnp.int32))
 
 
-def edge_is_there(start: Array, distance: Array, size: Array, degree: int) -> Array:
+def edge_is_there(start: Any, distance: Any, size: Any, degree: int) -> Any:
     """Is (start, start + distance) an edge of the ring of ``size`` members? Every pair of neighbours is one edge.
+
+    For arrays of one shape and for numbers of Python.
 
     Members at distances up to degree / 2 are neighbours, all where there are at most degree + 1 members. Opposite
     places, at half of an even ring, meet once and not twice.
@@ -192,7 +193,7 @@ def neighbours(graph: Graph, size: int) -> list[list[int]]:
     found: list[set[int]] = [set() for _ in range(size)]
     for start in range(size):
         for distance in range(1, graph.reach + 1):
-            if bool(edge_is_there(np.int32(start), np.int32(distance), np.int32(size), graph.degree)):
+            if bool(edge_is_there(start, distance, size, graph.degree)):
                 other = (start + distance) % size
                 found[start].add(other)
                 found[other].add(start)

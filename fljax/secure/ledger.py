@@ -2,7 +2,8 @@
 
 With n parties (the client and those it shares keys with), keys of a_K and shares of a_S bits, the client of a secure
 sum sends two public keys, two encrypted shares to each of the n - 1 others and one share of each of the n parties at
-the end, and receives the keys and shares of the others: ``2 n a_K + (5 n - 4) a_S`` together. SecAgg+ has n = degree + 1.
+the end, and receives the keys and shares of the others: ``2 n a_K + (5 n - 4) a_S`` together. In SecAgg+ n is the
+degree + 1.
 
 Source: Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning", CCS 2017.
 """

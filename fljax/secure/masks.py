@@ -1,8 +1,8 @@
 """Keyed masks on words modulo 2^k, from the insecure to the secure sum: encoded by clients, taken off the sum.
 
-"Decryption after averaging" is: subtract the pads of those who arrived from the sum, decode the words, divide. A mask is
-a stage of its own, to the right of whatever makes integers: ``chain(average, fixed_point(...), double_mask(...))``, or
-behind the integer noise of distributed privacy.
+"Decryption after averaging" is: subtract the pads of those who arrived from the sum, decode the words, divide. A mask
+is a stage of its own, to the right of whatever makes integers: ``chain(average, fixed_point(...), double_mask(...))``,
+or behind the integer noise of distributed privacy.
 
 | stage | a client sends | who can open one upload |
 |---|---|---|
@@ -90,8 +90,8 @@ def otp(lanes: Lanes) -> UpdateTransform:
 def flashe(lanes: Lanes) -> UpdateTransform:
     """FLASHE: ``q + F(r, i) - F(r, i + 1)`` with a key that the clients share and the server does not have.
 
-    In the sum of clients next to each other all but the first and the last pad cancel; every gap of clients that did not
-    come costs two more. A client that the server bribes opens all uploads.
+    In the sum of clients next to each other all but the first and the last pad cancel; every gap of clients that did
+    not come costs two more. A client that the server bribes opens all uploads.
     """
 
     def own(ctx: Ctx, who: Parties) -> Pads:

@@ -79,8 +79,11 @@ LABELS = {
 
 
 class Pads(NamedTuple):
-    """Pads that are added up. ids: [m] int32 which. signs: [m] int32, how often each is added. count: () int32 how many of them, from
-    the front, are made; None: all of them, which is faster where the function runs for a batch of clients."""
+    """Pads that are added up.
+
+    ids: [m] int32 which. signs: [m] int32, how often each is added. count: () int32 how many of them, from the front,
+      are made; None: all of them, which is faster where the function runs for a batch of clients.
+    """
 
     ids: Array
     signs: Array

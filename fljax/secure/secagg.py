@@ -7,8 +7,8 @@
                 not, and never both of one client, which would open its upload
 
 The round is aborted unless every client that shared keys has at least t neighbours in stage 3. Only the arithmetic is
-simulated, not the sharing: ``requests`` says which secrets the modelled server learns, and every pad that it takes off is
-made from one of them.
+simulated, not the sharing: ``requests`` says which secrets the modelled server learns, and every pad that it takes off
+is made from one of them.
 
 Sources: Bonawitz et al., CCS 2017 (SecAgg); Bell et al., CCS 2020 (SecAgg+).
 """

@@ -22,7 +22,7 @@ from fljax.sim.secure import secure_stages
 def make_transform(
     experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1
 ) -> UpdateTransform:
-    """The chain of an experiment: compression, average, where privacy is asked for, clip and noise, and words and masks.
+    """The chain of an experiment: compression, average, clip and noise where privacy is asked for, words and masks.
 
     Args:
       experiment: validated. sampler: who takes part. size: P, the number of shared parameters. leaves: of their arrays.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fljax.compress import pack
+from fljax.compress.bitpack import pack_bits, unpack_bits
 from fljax.compress.sparsify import kept_count
 from fljax.config import Experiment
 from fljax.core.types import PyTree
@@ -134,10 +135,9 @@ def whole_numbers(values: np.ndarray, bits: int) -> Written:
     What is meant by a number is what its lower bits say: masked words use no others.
     """
     words = values.astype(np.int64) & ((1 << bits) - 1)
-    lanes = (words[:, None] >> np.arange(bits)) & 1
-    message = np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
-    stream = np.unpackbits(np.frombuffer(message, np.uint8), count=values.size * bits, bitorder="little")
-    read = stream.reshape(-1, bits).astype(np.int64) @ (1 << np.arange(bits))
+    message = np.asarray(pack_bits(jnp.asarray(words.astype(np.uint32)), bits)).tobytes()
+    stream = jnp.asarray(np.frombuffer(message, np.uint8))
+    read = np.asarray(unpack_bits(stream, values.size, bits)).astype(np.int64)
     read, sent = (np.where(w >= 1 << (bits - 1), w - (1 << bits), w) for w in (read, words))
     return Written(message, read, sent)
 

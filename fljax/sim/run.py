@@ -33,6 +33,7 @@ from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
 from fljax.sim.progress import Progress, said
 from fljax.sim.protected import encryption_told, make_host
+from fljax.sim.secure import describe_secure
 from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
 CHECKPOINT = ".checkpoint.npz"
@@ -81,8 +82,14 @@ class Outcome:
         """Seconds that the rounds would take on the devices, and the clients' operations; {} without devices."""
         return totals(self.history)
 
+    @property
+    def secure(self) -> dict[str, Any]:
+        """Words and masks: who reads what, bits, graph, expansion, aborted rounds; {} where floats are sent."""
+        return describe_secure(self.experiment, self.program.sampler, self.params, self.history)
+
     def summary(self) -> dict:
-        """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), timing."""
+        """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), secure (with
+        words), timing."""
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
@@ -91,6 +98,8 @@ class Outcome:
             parts["simulated"] = self.simulated
         if self.encryption:
             parts["encryption"] = self.encryption
+        if secure := self.secure:
+            parts["secure"] = secure
         return {"name": self.experiment.name, **parts, "timing": timing}
 
     def _repr_html_(self) -> str:

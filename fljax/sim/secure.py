@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
 from fljax.config import Experiment
+from fljax.core import tree
 from fljax.core.transform import UpdateTransform
 from fljax.privacy.integers import padded_size
 from fljax.sections.secure import PAIRED
 from fljax.secure.fixedpoint import fixed_point, smallest_bits
 from fljax.secure.graph import Graph, choose_graph
+from fljax.secure.ledger import expansion, key_traffic
 from fljax.secure.masks import Lanes, double_mask, flashe, otp, pairwise, shared_key
+from fljax.secure.prf import LABELS
 from fljax.server.sampler import Sampler
 
+READERS = {
+    "clear": "the server reads every upload",
+    "shared_key": "INSECURE: every client reads every upload, and differences of uploads are open to all",
+    "otp": "the holder of the keys could read every upload; the server reads the sum",
+    "flashe": "every client could read every upload; the server reads the sum once it is unmasked",
+    "pairwise": "nobody reads an upload, unless the server calls a slow client dropped; it reads the sum",
+    "double_mask": "nobody reads an upload while fewer than t neighbours help the server; it reads the sum",
+}
+"""Who can read what, by mask."""
 MASKS = {"shared_key": shared_key, "otp": otp, "flashe": flashe}
 """Masks without a graph: (lanes) -> stage."""
 
@@ -59,3 +77,41 @@ def round_graph(experiment: Experiment, sampler: Sampler) -> Graph:
 def _by_examples(experiment: Experiment) -> bool:
     """Do updates arrive multiplied by numbers of examples?"""
     return experiment.server.denominator == "realised" and experiment.server.weights == "examples"
+
+
+def describe_secure(
+    experiment: Experiment, sampler: Sampler, params: Any, history: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """What the words of a run were, who could read them, what they cost and what went wrong; {} without words.
+
+    Args:
+      sampler: of the run. params: its final parameters. history: its metrics, [T].
+
+    Returns:
+      Beside the numbers of the encoding and the graph: ``expansion``, traffic with keys and shares in both directions
+      over that of 32-bit floats; ``aborted_rounds``, ``wrong_values`` (by overflow), ``saturated`` (share of the values
+      that the range cut off); ``params_sha256`` of the final parameters, to compare runs bit by bit.
+    """
+    s = experiment.secure
+    if s.masking == "none":
+        return {}
+    lanes = word_lanes(experiment, sampler, tree.num_elements(params))
+    graph = round_graph(experiment, sampler) if s.masking in PAIRED else None
+    scheme, others = ("none" if s.masking == "clear" else s.masking), 0 if graph is None else graph.degree
+    keys = key_traffic(scheme, others)
+    found: dict[str, Any] = {"masking": s.masking, "mode": s.mode, "who_reads": READERS[s.masking]}
+    if s.mode == "masked":
+        found["pads"] = LABELS[s.prf]
+    found |= {"bits": lanes.bits, "values": lanes.size}
+    if not experiment.privacy.mechanism.startswith("distributed"):
+        found |= {"value_bits": s.value_bits, "value_range": s.value_range or experiment.privacy.clip}
+    if graph is not None:
+        found |= {"degree": graph.degree, "threshold": graph.threshold, "adversary": s.adversary}
+    found["key_bytes"] = -(-keys.total // 8)
+    found["expansion"] = expansion(scheme, lanes.size, lanes.bits, others)
+    names = {"secure_aborted": "aborted_rounds", "fixed_point_overflow": "wrong_values"}
+    found |= {shown: int(np.sum(history[name])) for name, shown in names.items() if name in history}
+    if "fixed_point_saturated" in history:
+        found["saturated"] = float(np.mean(history["fixed_point_saturated"]))
+    whole = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(params))
+    return found | {"params_sha256": hashlib.sha256(whole).hexdigest()}

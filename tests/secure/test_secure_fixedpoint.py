@@ -8,7 +8,16 @@ import pytest
 from fljax.core.check import FljaxError
 from fljax.core.transform import chain
 from fljax.core.types import Ctx, Hparams
-from fljax.secure.fixedpoint import Codec, decode, encode, fixed_point, signed, smallest_bits, smallest_modulus, top_word
+from fljax.secure.fixedpoint import (
+    Codec,
+    decode,
+    encode,
+    fixed_point,
+    signed,
+    smallest_bits,
+    smallest_modulus,
+    top_word,
+)
 from fljax.server.average import realised_average
 
 KEY = jax.random.key(4)
@@ -168,7 +177,7 @@ def test_bad_numbers_are_one_line(arguments, message):
 
 
 def test_a_range_is_needed_and_the_size_is_checked():
-    with pytest.raises(FljaxError, match="Set secure.value_range"):
+    with pytest.raises(FljaxError, match=r"Set secure\.value_range"):
         fixed_point(8, 4, 5).claim(Hparams(extra={"value_range": float("inf")}))
     with pytest.raises(FljaxError, match="Expected size=5 to be 6, the number of values"):
         fixed_point(8, 4, 5).encode(KEY, context(), {"update": jnp.zeros(6)}, (), ())
