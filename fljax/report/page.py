@@ -20,6 +20,7 @@ import numpy as np
 
 from fljax.report import choice, style, text
 from fljax.report.details import clip_table, controls_table
+from fljax.report.encryption import encryption_parts
 from fljax.report.files import Drawn, write_figures
 from fljax.report.plan import make_plan, privacy_line
 from fljax.report.tables import Table, main_metric, records_csv, run_summary, summarise
@@ -136,6 +137,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
         privacy=privacy_section(results),
         secure=readable_pairs(manifest.get("secure") or {}),
+        encryption=encryption_parts(manifest),
         costs=[text.metric_name(name) for name in cost_columns(results)],
         cost_heads=[f"{text.metric_name(name)} of a trial" for name in cost_columns(results)],
         traffic=cost_table(results),

@@ -105,6 +105,14 @@ class Compact(NamedTuple):
     warmup: int = 0
 
 
+class Link(NamedTuple):
+    """How messages travel, for counting bytes. overhead: bytes that encryption adds to each message, both ways. echo:
+    clients get back a sum that the server cannot read, as long as an upload, in the place of the parameters."""
+
+    overhead: int = 0
+    echo: bool = False
+
+
 class Parts(NamedTuple):
     """What the clients of a round are made of."""
 
@@ -117,6 +125,7 @@ class Parts(NamedTuple):
     perf: PerfFlags
     capacity: int
     adversary: Adversary | None = None
+    link: Link = Link()
 
 
 class Sent(NamedTuple):

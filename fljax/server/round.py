@@ -37,6 +37,7 @@ from fljax.server.adversary import forge, who_was_caught
 from fljax.server.claims import round_claim, unbounded
 from fljax.server.clients import (
     Compact,
+    Link,
     Parts,
     Sent,
     Tiers,
@@ -122,6 +123,7 @@ def make_round(
     devices: Devices | None = None,
     adversary: Adversary | None = None,
     perf: PerfFlags | None = None,
+    link: Link | None = None,
 ) -> Round:
     """Builds one synchronous round from its parts.
 
@@ -138,6 +140,7 @@ def make_round(
       devices: classes of devices whose work is counted, for a simulated time; it changes nothing else.
       adversary: simulated malicious clients; default nobody is malicious.
       perf: flags for speed alone.
+      link: how messages travel, for counting bytes; default as they are.
 
     Returns:
       A Round of pure functions; see ``fljax.core.types.Round``.
@@ -158,9 +161,8 @@ def make_round(
     if devices is not None:
         devices.check(sampler.population, tiers)
     flags = perf or PerfFlags()
-    parts = Parts(
-        local, transform, aggregator or summed(), submodel, tiers, compact, flags, sampler.capacity, adversary
-    )
+    meet, sent = aggregator or summed(), link or Link()
+    parts = Parts(local, transform, meet, submodel, tiers, compact, flags, sampler.capacity, adversary, sent)
     return _Bound(sampler, parts, server, available, devices).functions()
 
 
@@ -219,14 +221,17 @@ class _Bound(NamedTuple):
 
     # --- the round ---------------------------------------------------------------------------------------------
 
-    def step(self, t: Array, key: Key, state: RoundState, data, hparams: Hparams) -> tuple[RoundState, RoundInfo]:
-        """One round: sample, train, aggregate, decode, update."""
+    def step(
+        self, t: Array, key: Key, state: RoundState, data, hparams: Hparams, given: PyTree = None
+    ) -> tuple[RoundState, RoundInfo]:
+        """One round: sample, train, aggregate, decode, update. given: the sum of the payloads, where a host made it."""
         round_key = jax.random.fold_in(key, t)
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
         ctx = self._ctx(t, round_key, state, hparams, slots)
         ctx, selection = self._select(ctx, state)
 
         seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
+        seen = seen if given is None else seen._replace(payload=given)
         released, transforms, aggregated, server_info = self._release(ctx, state, seen, slots)
 
         params, server = self._optimise(ctx, state, released["update"])

@@ -72,11 +72,14 @@ def count_traffic(
     sent = [_written(parts, ctx, payload, k, bits, params, copies) for k, bits in zip(kept, listed, strict=True)]
     in_forward = sub is not None and sub.forward == "submodel"
     down = [(k if in_forward else size) + state for k in kept]
+    sealed = parts.link.overhead
+    up = jnp.stack([wire_bytes(parts.transform.wire(ctx, wires)) for wires in sent])
+    back = up + 4 * state if parts.link.echo else 4 * jnp.stack(down)
     return Traffic(
         tiers=tiers,
-        up=jnp.stack([wire_bytes(parts.transform.wire(ctx, wires)) for wires in sent]),
-        down=4 * jnp.stack(down),
-        whole=4 * (size + state),
+        up=sealed + up,
+        down=sealed + back,
+        whole=sealed + 4 * (size + state),
         up_values=_most([sum((w.values for w in wires.values()), jnp.int32(0)) for wires in sent]),
         down_values=_most(down),
         kept=jnp.stack(kept),

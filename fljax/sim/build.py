@@ -45,11 +45,13 @@ from fljax.privacy.statement import PrivacyStatement, state_privacy
 from fljax.privacy.validity import mask_route
 from fljax.robust.poison import Goal
 from fljax.sections import DataConfig
-from fljax.server.clients import Compact
+from fljax.secure.channel import OVERHEAD
+from fljax.server.clients import Compact, Link
 from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
+from fljax.sim.ciphers import encrypted, he_caveats
 from fljax.sim.defence import attack_goal, make_aggregator, make_attack, robust_numbers
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
@@ -135,10 +137,11 @@ def build(
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
+    chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size)
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, size, leaves, dataset.train.max_size),
+        transform=encrypted(experiment, chain, sampler, size),
         server=server_optimiser(experiment.server.optimizer),
         aggregator=make_aggregator(experiment, dataset, plain, population),
         adversary=make_attack(experiment, dataset, population),
@@ -146,9 +149,16 @@ def build(
         **_dropout(experiment, model, loss, dataset, population),
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
+        link=_link(experiment),
     )
     waste, goal = padding_waste(steps, sampler.capacity, chunk), attack_goal(experiment, dataset)
     return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal)
+
+
+def _link(experiment: Experiment) -> Link:
+    """How messages travel."""
+    he = experiment.he
+    return Link(OVERHEAD if experiment.channel.kind == "aes_gcm" else 0, he.kind != "none" and he.key == "clients")
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
@@ -269,6 +279,8 @@ def resolve(
         statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
     else:
         statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
+    if he_caveats(experiment):
+        statement = dataclasses.replace(statement, caveats=(*he_caveats(experiment), *statement.caveats))
     if claim.noise is not None and claim.masks is not None and statement.status != "none":
         route = (mask_route(claim.masks), *noise_trap(experiment, claim.noise.trust))
         statement = dataclasses.replace(statement, caveats=(*route, *statement.caveats))

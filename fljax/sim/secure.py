@@ -59,12 +59,13 @@ def secure_stages(experiment: Experiment, sampler: Sampler, size: int, largest: 
 def word_lanes(experiment: Experiment, sampler: Sampler, size: int) -> Lanes:
     """How many words of how many bits a client sends, and what masks them."""
     secure, privacy = experiment.secure, experiment.privacy
+    mode = "ideal" if secure.mode == "protocol" else secure.mode  # the pads are the host's, see sim/agreed.py
     if privacy.mechanism.startswith("distributed"):
-        return Lanes(padded_size(size), privacy.bits, secure.prf, secure.mode)
+        return Lanes(padded_size(size), privacy.bits, secure.prf, mode)
     trees = 1 + (experiment.client.algorithm == "scaffold") + (experiment.server.denominator == "count")
     values = trees * size + (privacy.clipping == "adaptive")
     bits = secure.bits or smallest_bits(secure.value_bits, sampler.capacity)
-    return Lanes(values, bits, secure.prf, secure.mode)
+    return Lanes(values, bits, secure.prf, mode)
 
 
 def round_graph(experiment: Experiment, sampler: Sampler) -> Graph:
