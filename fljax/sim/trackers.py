@@ -71,7 +71,6 @@ def mlflow(experiment: Experiment, folder: Path | None) -> Tracker:
     package.start_run(run_name=experiment.name)
     package.log_params(_flat(_settings(experiment)))
 
-
     def log(t: int, metrics: Mapping[str, float]) -> None:
         package.log_metrics(dict(metrics), step=t, synchronous=False)  # a data base takes 40 ms for a row
 
