@@ -279,7 +279,7 @@ def run_summary(results: Results) -> list[tuple[str, str]]:
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Prints a table to the terminal, the best mean of each row in bold; a table that is too wide by its cells."""
+    """Prints a table to the terminal, the best mean of each row in bold; a cell that is there per line if too wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
