@@ -29,6 +29,7 @@ STREAMS = (
     "aggregate",  # aggregation rule
     "decode",  # server half of the transforms: noise
     "audit",  # canaries of an audit: their coins and directions
+    "leakage",  # an adversary's own draws: starting points, shadow models, made-up clients
 )
 
 

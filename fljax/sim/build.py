@@ -70,6 +70,7 @@ class Program:
 
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
     chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
+    submodel: dropout of neurons, or None.
     """
 
     dataset: Dataset
@@ -80,6 +81,7 @@ class Program:
     round: Round
     chunk: int
     waste: float
+    submodel: SubModel | None = None
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -130,17 +132,19 @@ def build(
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
+    dropped = _dropout(experiment, model, loss, dataset, population)
     built = make_round(
         sampler=sampler,
         local=local,
         transform=make_transform(experiment, sampler, size, leaves),
         server=server_optimiser(experiment.server.optimizer),
         available=extra.available(bernoulli_availability),
-        **_dropout(experiment, model, loss, dataset, population),
+        **dropped,
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
     )
-    return Program(dataset, model, loss, local, sampler, built, chunk, padding_waste(steps, sampler.capacity, chunk))
+    waste = padding_waste(steps, sampler.capacity, chunk)
+    return Program(dataset, model, loss, local, sampler, built, chunk, waste, dropped.get("submodel"))
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
