@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fljax.cli.arguments import overridden
 from fljax.cli.shared import ExperimentCommand, print_json
 
+AUDITED = ("status", "epsilon_upper", "epsilon_estimate", "epsilon_lower", "mode")
 Attack = Literal["labels", "analytic", "inversion", "positions", "membership", "participation", "exposure"]
 
 
@@ -42,11 +43,15 @@ class Leakage(ExperimentCommand):
 
     def execute(self, overrides: list[str]) -> None:
         """Runs the attacks, keeps what they found beside the run's results, and prints it."""
+        import dataclasses
+
         from fljax.leakage import Effort, leakage
         from fljax.sim.engine import use_compilation_cache
+        from fljax.sweep.store import check_target
 
         experiment = overridden(self.experiment, overrides, data_dir=self.data_dir, fast=self.fast)
         out = self.out or Path("results") / experiment.name
+        check_target(out, experiment.name)
         use_compilation_cache()
         found = leakage(
             experiment,
@@ -59,5 +64,26 @@ class Leakage(ExperimentCommand):
             seed=self.seed,
             quiet=self.quiet,
         )
-        del out
-        print_json(found.to_dict()) if self.json else print(found.text())
+        if self.audit:
+            from fljax.audit import audit
+
+            audited = audit(experiment, quiet=self.quiet).to_dict()
+            found = dataclasses.replace(found, audited={k: v for k, v in audited.items() if k in AUDITED})
+        page = _keep(out, found)
+        if self.json:
+            print_json(found.to_dict() | {"out": str(out)})
+            return
+        print(found.text())
+        print(page)
+
+
+def _keep(out: Path, found: Any) -> Path:
+    """Writes what was found into the results folder, and the page of the results again where there are any."""
+    from fljax.report.page import write_report
+    from fljax.sweep.files import write_json, writing
+    from fljax.sweep.store import LEAKAGE, MANIFEST
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / LEAKAGE, found.to_dict() | {"pictures": found.pictures})
+    return write_report(out, endings=()) if (out / MANIFEST).exists() else out / LEAKAGE

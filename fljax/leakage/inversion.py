@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fljax.core import tree
@@ -49,7 +50,7 @@ def misfit(guess: PyTree, seen: PyTree) -> Array:
     return 1.0 - inner / size
 
 
-def invert(key: Key, view: AdversaryView, labels: Array, effort: Effort = Effort()) -> tuple[Array, Array]:
+def invert(key: Key, view: AdversaryView, labels: Array | np.ndarray, effort: Effort = Effort()) -> tuple[Array, Array]:
     """Reconstructs the examples behind every update of the view.
 
     Args:
@@ -120,8 +121,8 @@ def _descend(
 
     def step(carry, _):
         x, state = carry
-        change, state = adam.update(jax.grad(objective)(x), state, x)
-        return (jnp.clip(optax.apply_updates(x, change), low, high), state), None
+        change, state = adam.update(jax.grad(objective)(x), state)
+        return (jnp.clip(x + jnp.asarray(change), low, high), state), None
 
     (x, _), _ = jax.lax.scan(step, (x, adam.init(x)), length=effort.iterations)
     return x, objective(x)

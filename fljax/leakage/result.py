@@ -20,6 +20,7 @@ class Leakage:
       statement: what is claimed of the run's privacy.
       found: attack -> numbers, or ``{"skipped": reason}``.
       seed: of the adversary. seconds: wall time of everything.
+      pictures: a few examples and their reconstructions, [H][W][c] in [0, 1] by row, or None.
       audited: what an audit estimated for epsilon, where one was asked for.
     """
 
@@ -34,6 +35,7 @@ class Leakage:
     found: dict[str, dict[str, Any]]
     seed: int
     seconds: float
+    pictures: dict[str, Any] | None = None
     audited: dict[str, Any] | None = None
 
     @property

@@ -19,6 +19,7 @@ from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import per_client, stream
 from fljax.core.types import Array, Broadcast, Ctx, Hparams, Key, Params, PyTree, Selection
+from fljax.data.federated import FederatedData
 from fljax.leakage.protocol import Protocol, client_simulator
 from fljax.leakage.views import AdversaryView, Uploads, visible
 from fljax.privacy.statement import PrivacyStatement
@@ -54,6 +55,11 @@ class Scene(NamedTuple):
     y: np.ndarray
     sizes: np.ndarray
     bare: PyTree
+
+    @property
+    def data(self) -> FederatedData:
+        """The data of all clients."""
+        return resident(self.program)
 
     def truths(self) -> list[np.ndarray]:
         """The examples of every victim, without padding."""
@@ -103,6 +109,12 @@ def set_scene(experiment: Experiment, t: int, victims: int, final: bool) -> tupl
     return scene, program.round.deployed(jnp.int32(rounds - 1), done, numbers)
 
 
+def resident(program: Program) -> FederatedData:
+    """The training data, which are on the device: streamed data are refused."""
+    assert isinstance(program.dataset.train, FederatedData)
+    return program.dataset.train
+
+
 def _check(experiment: Experiment, t: int) -> None:
     if experiment.sweep is not None:
         raise FljaxError(f"{experiment.name} holds a sweep. Look at one of its trials: --sweep None and its fields.")
@@ -145,7 +157,7 @@ def _look(
     victims: int,
 ) -> Scene:
     """Replays the round, and takes its victims' data out of it. first: a client's private state before round 0."""
-    data, now = program.dataset.train, jnp.int32(t)
+    data, now = resident(program), jnp.int32(t)
     transcript = jax.jit(program.round.transcript)(now, key, state, data, numbers)
     round_key = jax.random.fold_in(key, now)
     nobody = jnp.int32(-1)
@@ -222,7 +234,7 @@ def bare_update(program: Program, ctx: Ctx, state: RoundState, client: Array) ->
     mine = ctx._replace(hparams=numbers, id=client, keep_rate=jnp.float32(1.0))
     own = jax.tree.map(lambda row: row[client], state.clients[0])
     key = jax.random.fold_in(stream(ctx.round_key, "client"), client)
-    shard = program.dataset.train.take(jnp.int32(0), client)
+    shard = resident(program).take(jnp.int32(0), client)
     broadcast = Broadcast(state.params, state.algorithm, None)
     payload, *_ = program.local.run(stream(key, "local"), mine, broadcast, own, shard)
     return payload["update"]
@@ -286,7 +298,7 @@ def _together(scene: Scene, before_noise: bool) -> Uploads:
     support = scene.transcript.public["support"]
     mask = jax.tree.map(jnp.ones_like, like) if support is None else support
     alive = np.asarray(scene.transcript.alive)
-    sizes = scene.program.dataset.train.size_of(scene.transcript.cohort.ids[np.flatnonzero(alive)])
+    sizes = scene.data.size_of(scene.transcript.cohort.ids[np.flatnonzero(alive)])
     lead = lambda part: jax.tree.map(lambda x: x[None], part)  # noqa: E731
     return Uploads(lead(whole), lead(mask), sizes.reshape(1, -1))
 
@@ -311,10 +323,9 @@ def all_neurons(scene: Scene) -> dict[str, Array] | None:
     """
     if not chosen_by_clients(scene):
         return None
-    data = scene.program.dataset.train
-    ids = jnp.arange(data.population)
+    ids = jnp.arange(scene.data.population)
     keys = per_client(stream(scene.ctx.round_key, "client"), ids)
-    return choices(scene, keys, ids, scene.state.clients[2], data)
+    return choices(scene, keys, ids, scene.state.clients[2], scene.data)
 
 
 def chosen_by_clients(scene: Scene) -> bool:
