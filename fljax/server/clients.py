@@ -165,6 +165,24 @@ def shared_masks(parts: Parts, ctx: Ctx, params: Params, selection: Selection) -
     return support, jax.tree.map(lambda *shares: sum(shares), *masks)
 
 
+def kept_neurons(
+    parts: Parts, ctx: Ctx, selection: Selection | None, slots: Slots, info: PyTree
+) -> dict[str, Array] | None:
+    """Whose neurons every client of the round keeps: {group: [C, n]} 0/1, or None without masks.
+
+    Args:
+      info: of the clients that ran, stacked; those that choose for themselves say there what they chose.
+    """
+    sub = parts.submodel
+    if sub is None or selection is None:
+        return None
+    if sub.own is not None:
+        return info["neurons"]
+    tiers = None if parts.tiers is None else parts.tiers.in_round(ctx)
+    rates = jnp.ones(slots.ids.shape) if tiers is None else tiers.rate(slots.ids)
+    return jax.vmap(lambda rate: sub.masks(ctx._replace(keep_rate=ctx.keep_rate * rate), selection))(rates)
+
+
 def _expected_share(parts: Parts, ctx: Ctx, params: Params, selection: Selection) -> PyTree:
     """Share of the clients that hold a coordinate if each chose its neurons at random: the product over its axes."""
     sub = parts.submodel

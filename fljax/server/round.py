@@ -43,6 +43,7 @@ from fljax.server.clients import (
     Tiers,
     check_compact,
     init_choices,
+    kept_neurons,
     run_cohort,
     shared_masks,
 )
@@ -98,7 +99,8 @@ class Transcript(NamedTuple):
 
     cohort, alive [C], payloads [C, ...] as sent: all three in the order of execution; pre_noise: the payloads' sum,
     before any decoding; public: every value that privacy assumes to be public (bounds, noise std, support, expected
-    cohort); released: the decoded total.
+    cohort); released: the decoded total; neurons: {group: [C, n]} 0/1, whose neurons each client kept, or None without
+    masks.
     """
 
     cohort: Cohort
@@ -107,6 +109,7 @@ class Transcript(NamedTuple):
     pre_noise: PyTree
     public: dict[str, Any]
     released: PyTree
+    neurons: dict[str, Array] | None = None
 
 
 def make_round(
@@ -265,7 +268,8 @@ class _Bound(NamedTuple):
             "support": ctx.support,
             "expected": ctx.expected,
         }
-        return Transcript(cohort, slots.alive, seen.payload, total, public, released)
+        neurons = kept_neurons(self.parts, ctx, selection, slots, seen.info)
+        return Transcript(cohort, slots.alive, seen.payload, total, public, released, neurons)
 
     def deployed(self, t: Array, state: RoundState, hparams: Hparams) -> Params:
         """The shared model to use after round t: all of it, or the sub-model where no other will ever be trained."""

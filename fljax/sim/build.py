@@ -75,6 +75,7 @@ class Program:
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
     chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
     goal: what a simulated attack wants of the model, to be evaluated; None without one.
+    submodel: dropout of neurons, or None.
     """
 
     dataset: Dataset
@@ -86,6 +87,7 @@ class Program:
     chunk: int
     waste: float
     goal: Goal | None = None
+    submodel: SubModel | None = None
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -138,6 +140,7 @@ def build(
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
     chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size)
+    dropped = _dropout(experiment, model, loss, dataset, population)
     built = make_round(
         sampler=sampler,
         local=local,
@@ -146,13 +149,13 @@ def build(
         aggregator=make_aggregator(experiment, dataset, plain, population),
         adversary=make_attack(experiment, dataset, population),
         available=extra.available(bernoulli_availability),
-        **_dropout(experiment, model, loss, dataset, population),
+        **dropped,
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
         link=_link(experiment),
     )
     waste, goal = padding_waste(steps, sampler.capacity, chunk), attack_goal(experiment, dataset)
-    return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal)
+    return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal, dropped.get("submodel"))
 
 
 def _link(experiment: Experiment) -> Link:
