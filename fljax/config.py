@@ -70,7 +70,7 @@ class Experiment(Section):
     secure: SecureConfig = SecureConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
-    controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
+    controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...] | tuple[str, ...]]] = Field({})
     """runs to be shown beside this one, by name: dotted fields that they change"""
 
     @model_validator(mode="after")
