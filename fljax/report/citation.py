@@ -79,10 +79,10 @@ def references() -> dict[str, str]:
 
 
 def works(experiment: Experiment) -> list[str]:
-    """Keys of the works, each once: training, privacy, dropout, compression, data."""
+    """Keys of the works, each once: training, privacy, dropout, compression, encryption, data."""
     keys: list[str] = []
     for e in _variants(experiment):
-        keys += _training(e) + _privacy(e) + _savings(e) + _data(e)
+        keys += _training(e) + _privacy(e) + _savings(e) + _encryption(e) + _data(e)
     if experiment.sweep is not None and experiment.privacy.mechanism != "none":
         keys.append("papernot2022hyperparameter")
     return list(dict.fromkeys(keys))
@@ -145,6 +145,14 @@ def _savings(e: Experiment) -> list[str]:
     if c.quantise == "sign":
         keys.append("karimireddy2019error")
     return keys
+
+
+def _encryption(e: Experiment) -> list[str]:
+    keys = ["dworkin2007recommendation"] if e.channel.kind == "aes_gcm" else []
+    if e.he.kind == "ckks":
+        keys += ["cheon2017homomorphic", "benaissa2021tenseal"]
+        keys += ["jin2023fedml"] if e.he.share < 1 else []
+    return keys + (["shamir1979how"] if e.secure.mode == "protocol" else [])
 
 
 def _data(e: Experiment) -> list[str]:

@@ -7,6 +7,7 @@ class cannot occur in fljax, ``NOT_PLANTED`` says why.
 from __future__ import annotations
 
 import mutants_accounting
+import mutants_encryption
 import mutants_later
 import mutants_local
 import mutants_noise
@@ -54,6 +55,8 @@ CLASSES = {
     38: "noise correlated over rounds: reuse, participations",
     39: "private local steps: clip, denominator, batch",
     40: "audits that compare with another claim",
+    45: "channels: nonces, keys, what is authenticated, replay",
+    46: "secret sharing and secure sums with real keys",
 }
 """Number of a class -> the mistake. 1 to 32 are those that other projects were found to have had."""
 
@@ -70,4 +73,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_accounting.MUTANTS,
     *mutants_local.MUTANTS,
     *mutants_later.MUTANTS,
+    *mutants_encryption.MUTANTS,
 )
