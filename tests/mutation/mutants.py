@@ -13,6 +13,7 @@ import mutants_local
 import mutants_noise
 import mutants_rounds
 import mutants_runs
+import mutants_secure
 from mutant import Mutant
 
 CLASSES = {
@@ -55,6 +56,7 @@ CLASSES = {
     38: "noise correlated over rounds: reuse, participations",
     39: "private local steps: clip, denominator, batch",
     40: "audits that compare with another claim",
+    41: "secure sums: pads, secrets, thresholds, words",
     45: "channels: nonces, keys, what is authenticated, replay",
     46: "secret sharing and secure sums with real keys",
 }
@@ -73,5 +75,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_accounting.MUTANTS,
     *mutants_local.MUTANTS,
     *mutants_later.MUTANTS,
+    *mutants_secure.MUTANTS,
     *mutants_encryption.MUTANTS,
 )

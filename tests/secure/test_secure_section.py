@@ -1,5 +1,6 @@
 """The section of secure sums: what goes together, what a run says of itself, and bytes by formula."""
 
+import dataclasses
 import hashlib
 from functools import cache
 
@@ -10,10 +11,13 @@ import pytest
 import fljax
 from fljax.config import Experiment, validate
 from fljax.core.check import FljaxError
+from fljax.report.page import render
 from fljax.secure.ledger import expansion, key_traffic
 from fljax.server.sampler import fixed_size, full
 from fljax.sim.run import run
 from fljax.sim.secure import round_graph, secure_stages, word_lanes
+from fljax.sweep.record import record_run
+from fljax.sweep.store import open_results
 
 BASE = {
     "rounds": 2,
@@ -59,7 +63,7 @@ def test_a_run_tells_its_words_its_graph_and_its_cost():
 
 
 def test_the_published_expansions():
-    """1.73 for 2^10 clients of 2^20 values and 1.98 for 2^14 of 2^24, with 16-bit values and sums of n 16-bit numbers."""
+    """1.73 for 2^10 clients of 2^20 values and 1.98 for 2^14 of 2^24, by sums of n 16-bit numbers."""
     for log_n, log_m, published in [(10, 20, 1.73), (14, 24, 1.98)]:
         bits = (2**log_n * (2**16 - 1)).bit_length()
         assert expansion("double_mask", 2**log_m, bits, 2**log_n - 1, 16) == pytest.approx(published, abs=5e-3)
@@ -131,6 +135,21 @@ def test_what_does_not_go_together_is_one_line_with_the_remedy(fields, message):
 
 
 def test_too_few_bits_are_told_with_enough_of_them():
-    with pytest.raises(FljaxError, match="Expected bits=19 >= 20: sums of 12 clients overflow. Set bits = 20"):
+    with pytest.raises(FljaxError, match=r"Expected bits=19 >= 20: sums of 12 clients overflow\. Set bits = 20"):
         secure_stages(experiment(**{"secure.bits": 19}), full(12), 10, 1)
     assert secure_stages(experiment(**{"secure.bits": 19, "secure.overflow": "count"}), full(12), 10, 1)
+
+
+def test_the_page_of_a_run_has_the_same_numbers(tmp_path):
+    record_run(tmp_path, outcome("double_mask"))
+    page = render(open_results(tmp_path), {})
+    section = page[page.index('id="secure"') : page.index('id="configuration"')]
+    for told in (
+        "double_mask",
+        "nobody reads an upload",
+        "<dt>threshold</dt><dd>2</dd>",
+        "<dt>aborted rounds</dt><dd>0</dd>",
+    ):
+        assert told in section
+    record_run(tmp_path / "floats", dataclasses.replace(outcome("clear"), experiment=Experiment(rounds=2)))
+    assert 'id="secure"' not in render(open_results(tmp_path / "floats"), {})
