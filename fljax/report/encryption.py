@@ -51,6 +51,6 @@ def _value(name: str, value: Any) -> str:
         return ", ".join(f"{key.replace('_', ' ')} {_value(key, part)}" for key, part in value.items())
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
-    return (
-        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else KINDS.get(value, text.words(value))
-    )
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return KINDS.get(str(value), text.words(value))
