@@ -28,7 +28,7 @@ MUTANTS = (
         MASKS,
         "Pads(into.ids, -member * into.there)",
         "Pads(into.ids, member * into.there)",
-        EVERY_PATTERN + "[double_mask]",
+        EVERY_PATTERN,
     ),
     Mutant(
         "half_of_the_residual",
@@ -37,7 +37,7 @@ MUTANTS = (
         MASKS,
         "left = came[e.start] * gone[e.end] - gone[e.start] * came[e.end]",
         "left = came[e.start] * gone[e.end]",
-        EVERY_PATTERN + "[pairwise sparse]",
+        EVERY_PATTERN,
     ),
     Mutant(
         "self_mask_stays",
@@ -46,7 +46,7 @@ MUTANTS = (
         MASKS,
         "Pads(_self_id(graph, who, places), got.self_masks.astype(jnp.int32))",
         "Pads(_self_id(graph, who, places), jnp.zeros_like(places))",
-        EVERY_PATTERN + "[double_mask]",
+        EVERY_PATTERN,
     ),
     Mutant(
         "both_secrets_of_a_client",
@@ -82,7 +82,7 @@ MUTANTS = (
         MASKS,
         "always=True,",
         "always=False,",
-        T_ROUNDS + "test_masked_ideal_and_clear_rounds_are_equal_bit_by_bit",
+        T_ROUNDS + "test_masked_and_clear_rounds_are_equal_bit_by_bit",
     ),
     Mutant(
         "ring_in_the_order_of_slots",
