@@ -104,8 +104,8 @@ def test_masked_and_clear_rounds_are_equal_bit_by_bit():
 
 
 def test_an_aborted_round_changes_nothing_but_costs_its_bytes():
-    """After rounds that built up momentum everybody leaves after the upload: model and momentum rest, bytes are those of
-    the round that succeeds."""
+    """After rounds that built up momentum everybody leaves after the upload: model and momentum rest, bytes are those
+    of the round that succeeds."""
     before, _ = played(MASKED)
     step, t = compiled(MASKED), jnp.int32(3)
     after, info = jax.device_get(step(t, KEY, before, DATA, hparams(leave_after_upload=1.0)))
