@@ -40,6 +40,13 @@ SOURCES = {
     "gumbel": ("durfee2019practical",),
 }
 """Sources of masks that follow a published method; the others have no entry."""
+MASKS = {
+    "otp": ("bonawitz2017practical",),
+    "flashe": ("jiang2021flashe",),
+    "pairwise": ("bonawitz2017practical", "bell2020secure"),
+    "double_mask": ("bonawitz2017practical", "bell2020secure"),
+}
+"""Masks that follow a published method."""
 DATA = {
     "digits": ("alpaydin1998optical",),
     "mnist": ("lecun1998gradient",),
@@ -79,10 +86,10 @@ def references() -> dict[str, str]:
 
 
 def works(experiment: Experiment) -> list[str]:
-    """Keys of the works, each once: training, privacy, dropout, compression, data."""
+    """Keys of the works, each once: training, privacy, dropout, compression, masks, encryption, data."""
     keys: list[str] = []
     for e in _variants(experiment):
-        keys += _training(e) + _privacy(e) + _savings(e) + _data(e)
+        keys += _training(e) + _privacy(e) + _savings(e) + _encryption(e) + _data(e)
     if experiment.sweep is not None and experiment.privacy.mechanism != "none":
         keys.append("papernot2022hyperparameter")
     return list(dict.fromkeys(keys))
@@ -92,7 +99,7 @@ def _variants(experiment: Experiment) -> list[Experiment]:
     """The experiment as it stands, and with every swept choice between methods."""
     variants = [experiment]
     for name, values in _swept(experiment).items():
-        if name.rsplit(".", 1)[-1] in ("algorithm", "optimizer", "mechanism", "source", "name", "partition"):
+        if name.rsplit(".", 1)[-1] in ("algorithm", "optimizer", "mechanism", "source", "masking", "name", "partition"):
             variants += [_with(experiment, name, value) for value in values]
     return variants
 
@@ -144,7 +151,15 @@ def _savings(e: Experiment) -> list[str]:
         keys.append("alistarh2017qsgd")
     if c.quantise == "sign":
         keys.append("karimireddy2019error")
-    return keys
+    return keys + list(MASKS.get(e.secure.masking, ()))
+
+
+def _encryption(e: Experiment) -> list[str]:
+    keys = ["dworkin2007recommendation"] if e.channel.kind == "aes_gcm" else []
+    if e.he.kind == "ckks":
+        keys += ["cheon2017homomorphic", "benaissa2021tenseal"]
+        keys += ["jin2023fedml"] if e.he.share < 1 else []
+    return keys + (["shamir1979how"] if e.secure.mode == "protocol" else [])
 
 
 def _data(e: Experiment) -> list[str]:

@@ -33,7 +33,7 @@ from fljax.core.transform import UpdateTransform, Wire, no_claim, stateless
 from fljax.core.types import Array, Ctx, PyTree
 from fljax.secure.graph import Graph
 from fljax.secure.ledger import key_traffic
-from fljax.secure.prf import Pads, sum_of_pads, words_of
+from fljax.secure.prf import Pads, add_pads, words_of
 from fljax.secure.secagg import Edges, Parties, Requests, edges, on_ring, pad_key, parties, recoverable
 from fljax.secure.secagg import requests as asked_for
 
@@ -68,7 +68,7 @@ def shared_key(lanes: Lanes) -> UpdateTransform:
 
     def sent(ctx: Ctx, who: Parties) -> Pads:
         del ctx
-        return Pads(jnp.zeros(1, jnp.int32), jnp.sum(who.uploaded, dtype=jnp.int32)[None])
+        return Pads(jnp.zeros_like(who.places), who.uploaded.astype(jnp.int32)).compact()
 
     return _mask("shared_key", lanes, own, sent)
 
@@ -199,7 +199,7 @@ def _mask(
         del key, server_state
         flat, back = _flatten(payload)
         if masked:
-            flat = flat + sum_of_pads(make, pad_key(ctx), own(ctx, parties(ctx)), flat.shape[0])
+            flat = add_pads(flat, make, pad_key(ctx), own(ctx, parties(ctx)))
         return back(flat), client_state, {}
 
     def decode(key, ctx, total, alive, state):
@@ -207,7 +207,7 @@ def _mask(
         who = parties(ctx)
         flat, back = _flatten(total)
         if masked:
-            flat = flat - sum_of_pads(make, pad_key(ctx), sent(ctx, who), flat.shape[0])
+            flat = add_pads(flat, make, pad_key(ctx), sent(ctx, who).negative())
         enough = jnp.bool_(True) if graph is None else recoverable(graph, who)
         info = {"aborted": 1.0 - enough, "members": who.size.astype(jnp.float32)}
         return back(jnp.where(enough, flat, 0)), state, info

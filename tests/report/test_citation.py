@@ -9,8 +9,8 @@ import yaml
 
 import fljax
 from fljax.data import DATASETS
-from fljax.report.citation import ALGORITHMS, DATA, MECHANISMS, SOURCES, citation, references, works
-from fljax.sections import ClientConfig, DropoutConfig, PrivacyConfig
+from fljax.report.citation import ALGORITHMS, DATA, MASKS, MECHANISMS, SOURCES, citation, references, works
+from fljax.sections import ClientConfig, DropoutConfig, PrivacyConfig, SecureConfig
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = {
@@ -43,11 +43,12 @@ def test_references_are_well_formed():
 
 def test_tables_name_known_works_and_every_method():
     known = set(references())
-    for table in (ALGORITHMS, MECHANISMS, SOURCES, DATA):
+    for table in (ALGORITHMS, MECHANISMS, SOURCES, MASKS, DATA):
         assert keys_of(table) <= known
     assert set(ALGORITHMS) == options(ClientConfig, "algorithm")
     assert set(MECHANISMS) == options(PrivacyConfig, "mechanism")
     assert set(SOURCES) | WITHOUT["source"] == options(DropoutConfig, "source")
+    assert set(MASKS) | {"none", "clear", "shared_key"} == options(SecureConfig, "masking")
     assert set(DATA) | WITHOUT["data"] >= set(DATASETS)
 
 
@@ -60,6 +61,7 @@ def test_tables_name_known_works_and_every_method():
         ("digits_adaptive_clip", {}, {"andrew2021differentially"}),
         ("digits_distributed_dp", {}, {"kairouz2021distributed", "mironov2017renyi"}),
         ("digits_quantised", {}, {"alistarh2017qsgd"}),
+        ("digits_secagg", {}, {"bonawitz2017practical", "bell2020secure"}),
         ("digits_topk", {}, {"stich2018sparsified"}),
         ("digits_fedadam", {}, {"reddi2021adaptive"}),
     ],
