@@ -22,6 +22,7 @@ from fljax.report import choice, style, text
 from fljax.report.details import clip_table, controls_table
 from fljax.report.files import Drawn, write_figures
 from fljax.report.plan import make_plan, privacy_line
+from fljax.report.robust_tables import attacks_table
 from fljax.report.tables import Table, main_metric, records_csv, run_summary, summarise
 from fljax.sweep.store import Results, open_results
 
@@ -131,6 +132,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         x_name=text.axis_label(make_plan(results, metric).x or ""),
         clipping=clip_table(results, metric),
         controls=controls_table(results),
+        attacks=attacks_table(results, metric),
         others=[] if single or not grid else [_main_table(results, m) for m in others],
         metric_label=text.metric_label,
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
