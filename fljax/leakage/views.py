@@ -127,7 +127,8 @@ MASKINGS = {
 def _encoded(experiment: Experiment) -> list[str]:
     """Defences of the sections that hide single uploads or what travels."""
     kinds = {name: getattr(experiment, name, None) for name in ("secure", "channel", "he")}
-    names = [MASKINGS[kinds["secure"].masking]] if getattr(kinds["secure"], "masking", "none") != "none" else []
+    masking = getattr(kinds["secure"], "masking", "none")
+    names = [MASKINGS[masking]] if masking != "none" else []
     names += ["channel"] if getattr(kinds["channel"], "kind", "none") != "none" else []
     return names + (["encryption"] if getattr(kinds["he"], "kind", "none") != "none" else [])
 
