@@ -94,6 +94,15 @@ DATA = {
 METHODS = ("algorithm", "optimizer", "mechanism", "source", "masking", "name", "partition", "rule", "kind")
 """Last parts of the names of fields that choose a method."""
 
+LEAKAGE = {
+    "labels": ("wainakh2022user",),
+    "analytic": ("phong2018privacy", "geiping2020inverting"),
+    "inversion": ("zhu2019deep", "geiping2020inverting", "wang2004image"),
+    "membership": ("yeom2018privacy", "watson2022importance"),
+    "exposure": ("so2023securing",),
+}
+"""What ``fljax leakage`` follows, by attack; the others are this project's own."""
+
 
 def citation(experiment: Experiment) -> str:
     """BibTeX of the methods and data of an experiment, and of fljax itself.
