@@ -94,7 +94,7 @@ DATA = {
 METHODS = ("algorithm", "optimizer", "mechanism", "source", "masking", "name", "partition", "rule", "kind")
 """Last parts of the names of fields that choose a method."""
 
-LEAKAGE = {
+PROBES = {
     "labels": ("wainakh2022user",),
     "analytic": ("phong2018privacy", "geiping2020inverting"),
     "inversion": ("zhu2019deep", "geiping2020inverting", "wang2004image"),

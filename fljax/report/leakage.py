@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fljax.report import text
-from fljax.report.citation import LEAKAGE, references
+from fljax.report.citation import PROBES, references
 from fljax.sweep.files import read_json
 from fljax.sweep.store import LEAKAGE
 
@@ -46,7 +46,7 @@ def leakage_section(folder: Path) -> dict[str, Any] | None:
     audited = found.get("privacy", {}).get("audited")
     if audited:
         facts.append(("audited ε", f"{audited['epsilon_estimate']:.3g}, certified {audited['epsilon_lower']:.3g}"))
-    works, entries = dict.fromkeys(key for name in done for key in LEAKAGE.get(name, ())), references()
+    works, entries = dict.fromkeys(key for name in done for key in PROBES.get(name, ())), references()
     return {
         "works": "\n\n".join(entries[key] for key in works),
         "facts": facts,
