@@ -113,12 +113,14 @@ plt.show()
 # ## A whole run
 #
 # `digits_secagg` trains under SecAgg+ while one client in five drops out. The same words without any mask give the same
-# model to the last bit: a mask changes who can read an upload, and no result. So sweeps need not make the pads.
+# model to the last bit: a mask changes who can read an upload, and no result. So sweeps need not make the pads. The sum
+# itself is open to the server, hence there is no ε: that takes noise.
 
 # %%
 experiment = fljax.load("digits_secagg").replace(rounds=4 if FAST else 100, eval_every=4 if FAST else 10)
 masked, clear = fljax.run(experiment, quiet=True), fljax.run(experiment.control("clear"), quiet=True)
 print("equal bits:", masked.secure["params_sha256"] == clear.secure["params_sha256"])
+print(masked.statement.sentence())
 masked.secure
 
 # %% [markdown]
