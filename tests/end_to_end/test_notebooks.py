@@ -15,6 +15,7 @@ FIGURES = {
     "01_first_simulation": 3,
     "02_fisher_dropout": 3,
     "03_privacy_utility": 2,
+    "05_attacks_and_defences": 1,
     "06_your_own_parts": 1,
     "07_reading_results": 3,
 }

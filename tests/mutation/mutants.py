@@ -10,6 +10,7 @@ import mutants_accounting
 import mutants_later
 import mutants_local
 import mutants_noise
+import mutants_robust
 import mutants_rounds
 import mutants_runs
 from mutant import Mutant
@@ -54,6 +55,7 @@ CLASSES = {
     38: "noise correlated over rounds: reuse, participations",
     39: "private local steps: clip, denominator, batch",
     40: "audits that compare with another claim",
+    41: "robust rules, attacks and detection that are not those of their definition",
 }
 """Number of a class -> the mistake. 1 to 32 are those that other projects were found to have had."""
 
@@ -70,4 +72,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_accounting.MUTANTS,
     *mutants_local.MUTANTS,
     *mutants_later.MUTANTS,
+    *mutants_robust.MUTANTS,
 )
