@@ -16,6 +16,7 @@ FIGURES = {
     "02_fisher_dropout": 3,
     "03_privacy_utility": 2,
     "04_secure_aggregation": 1,
+    "05_attacks_and_defences": 1,
     "06_your_own_parts": 1,
     "07_reading_results": 3,
 }

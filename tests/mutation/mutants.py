@@ -11,6 +11,7 @@ import mutants_encryption
 import mutants_later
 import mutants_local
 import mutants_noise
+import mutants_robust
 import mutants_rounds
 import mutants_runs
 import mutants_secure
@@ -59,6 +60,7 @@ CLASSES = {
     41: "secure sums: pads, secrets, thresholds, words",
     45: "channels: nonces, keys, what is authenticated, replay",
     46: "secret sharing and secure sums with real keys",
+    42: "robust rules, attacks and detection that are not those of their definition",
 }
 """Number of a class -> the mistake. 1 to 32 are those that other projects were found to have had."""
 
@@ -77,4 +79,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_later.MUTANTS,
     *mutants_secure.MUTANTS,
     *mutants_encryption.MUTANTS,
+    *mutants_robust.MUTANTS,
 )
