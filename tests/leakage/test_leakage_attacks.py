@@ -25,6 +25,8 @@ def test_label_rule_by_hand():
     assert count_labels(gradient, 3, 5).tolist() == [1, 3, 1, -1, -1]
     assert count_labels(1000 * gradient, 3, 5).tolist() == [1, 3, 1, -1, -1]  # the length does not matter
     assert count_labels(gradient, 1, 5).tolist() == [1, -1, -1, -1, -1]
+    # Four examples: m = 4/3 / 4 * -0.58 = -0.193; class 0 is left at -0.107, class 1 at -0.087, then 0 at 0.087.
+    assert count_labels(jnp.array([-0.3, -0.28, 0.58]), 4, 4).tolist() == [0, 1, 0, 1]
 
 
 def bias_gradient(labels, probabilities):
@@ -137,6 +139,8 @@ def test_two_of_three_pairs_are_not_enough_and_three_are():
     assert not participation.exposed_clients(pairs[:2])[1].any()
     assert participation.exposed_clients(pairs)[1].all()
     assert participation.exposed_clients(np.zeros((4, 3)))[0] == 0
+    rank, exposed = participation.exposed_clients(np.array([[1, 1, 0]] * 3))  # the same sum three times
+    assert rank == 1 and not exposed.any()
 
 
 @pytest.mark.parametrize("seed", range(5))
