@@ -83,16 +83,20 @@ class Pads(NamedTuple):
 
     ids: [m] int32 which. signs: [m] int32, how often each is added. count: () int32 how many of them, from the front,
       are made; None: all of them, which is faster where the function runs for a batch of clients.
+    ends: [m, 2] int32 places of the two clients that share a pad, twice the same for a pad of one; None where no word
+      is left out.
     """
 
     ids: Array
     signs: Array
     count: Array | None = None
+    ends: Array | None = None
 
     def compact(self) -> Pads:
         """The same sum with the pads that count first, and no other made."""
         order = jnp.argsort(self.signs == 0, stable=True)
-        return Pads(self.ids[order], self.signs[order], jnp.sum(self.signs != 0))
+        ends = None if self.ends is None else self.ends[order]
+        return Pads(self.ids[order], self.signs[order], jnp.sum(self.signs != 0), ends)
 
 
 def words_of(prf: str) -> Words:
@@ -101,11 +105,12 @@ def words_of(prf: str) -> Words:
     return PRFS[prf]
 
 
-def sum_of_pads(words: Words, key: Key, pads: Pads, n: int) -> Array:
+def sum_of_pads(words: Words, key: Key, pads: Pads, n: int, cover: Callable | None = None) -> Array:
     """``sum_j signs_j * words(key of pad j)`` modulo 2^32; each pad has a key of its own, folded from ``key``.
 
     Args:
       words: the function. key: of the round. pads: which, with their signs. n: words of a pad (static).
+      cover: (place, place) -> [n] uint32 0/1, on which words a pad of two clients lies; None: on all.
 
     Returns:
       [n] uint32. Memory O(n): pads are added up as they are made.
@@ -114,7 +119,10 @@ def sum_of_pads(words: Words, key: Key, pads: Pads, n: int) -> Array:
     signs = pads.signs.astype(jnp.uint32)
 
     def add(j: Array, total: Array) -> Array:
-        return total + signs[j] * words(keys[j], n)
+        pad = signs[j] * words(keys[j], n)
+        if cover is not None and pads.ends is not None:
+            pad = pad * cover(pads.ends[j, 0], pads.ends[j, 1])
+        return total + pad
 
     count = pads.ids.shape[0] if pads.count is None else pads.count
     return jax.lax.fori_loop(0, count, add, jnp.zeros(n, jnp.uint32))
