@@ -21,11 +21,13 @@ from fljax.core.check import FljaxError
 from fljax.core.types import Hparams
 from fljax.sections import (
     AttackConfig,
+    ChannelConfig,
     ClientConfig,
     CompressConfig,
     DataConfig,
     DevicesConfig,
     DropoutConfig,
+    HeConfig,
     ModelConfig,
     PerfConfig,
     PrivacyConfig,
@@ -38,6 +40,9 @@ from fljax.sections import (
     Traced,
 )
 from fljax.sections.secure import WORDS, unfit_for_words
+
+WRITTEN = ("none", "fisher", "random", "ordered", "rolling", "magnitude", "public")
+"""Sources of masks whose uploads ``sim/messages.py`` writes: one public mask for all clients."""
 
 
 class Experiment(Section):
@@ -62,6 +67,8 @@ class Experiment(Section):
     dropout: DropoutConfig = DropoutConfig()
     devices: DevicesConfig = DevicesConfig()
     compress: CompressConfig = CompressConfig()
+    channel: ChannelConfig = ChannelConfig()
+    he: HeConfig = HeConfig()
     secure: SecureConfig = SecureConfig()
     robust: RobustConfig = RobustConfig()
     attack: AttackConfig = AttackConfig()
@@ -105,6 +112,48 @@ class Experiment(Section):
         if self.dropout.source != "none" and (self.client.algorithm == "ditto" or self.client.shared):
             raise ValueError("dropout.source needs models that are shared whole; leave out client.shared and ditto")
         return self
+
+    @model_validator(mode="after")
+    def _messages_can_be_written(self) -> Experiment:
+        if self.channel.kind == "none" or self.channel.verify_rounds == 0:
+            return self
+        remedy = "set channel.verify_rounds = 0 (bytes are counted all the same)"
+        if self.privacy.mechanism in ("local_duchi", "local_krr", "local_privunit"):
+            raise ValueError(f'the channel does not write uploads of mechanism = "{self.privacy.mechanism}"; {remedy}')
+        if self.dropout.source not in WRITTEN or self.dropout.tiers != (1.0,):
+            raise ValueError(f"the channel does not write uploads under masks that differ by client; {remedy}")
+        return self
+
+    @model_validator(mode="after")
+    def _ciphertexts_can_be_added(self) -> Experiment:
+        he, mechanism = self.he, self.privacy.mechanism
+        if he.kind == "none":
+            return self
+        if self.secure.masking != "none":
+            raise ValueError('he.kind = "ckks" and secure.masking hide the same uploads; use one of them')
+        if self.compress.on:
+            raise ValueError('he.kind = "ckks" needs floats at the same places in all uploads; leave out compress')
+        if mechanism.startswith(("distributed_", "local_")) and mechanism != "local_gaussian":
+            raise ValueError(f'he.kind = "ckks" adds floats, not the uploads of "{mechanism}"; set "local_gaussian"')
+        if self.dropout.source not in ("none", *WRITTEN) or self.dropout.tiers != (1.0,):
+            raise ValueError('he.kind = "ckks" needs one public mask for all clients; set dropout.source = "fisher"')
+        if he.share < 1 and self.dropout.source != "none":
+            raise ValueError("he.share < 1 chooses coordinates, dropout neurons; use one of them")
+        if self.server.denominator not in ("expected", "realised") and he.share < 1:
+            raise ValueError('he.share < 1 needs server.denominator = "expected" or "realised"')
+        if he.least is not None and not self.he_splits_noise:
+            raise ValueError('he.least belongs to he.share < 1 with mechanism = "local_gaussian"; leave it out')
+        if self.he_splits_noise and self.sampler.kind not in ("fixed_size", "full", "cyclic"):
+            raise ValueError('he.share < 1 with local noise needs sampler.kind = "fixed_size", "full" or "cyclic"')
+        if self.he_splits_noise and self.server.weight_cap is not None:
+            raise ValueError("he.share < 1 with local noise needs equal weights; leave out server.weight_cap")
+        return self
+
+    @property
+    def he_splits_noise(self) -> bool:
+        """True where encrypted coordinates get shares of the noise, and those in clear all of it from each client."""
+        he = self.he
+        return he.kind != "none" and he.share < 1 and self.privacy.mechanism == "local_gaussian"
 
     @model_validator(mode="after")
     def _streamed_data_are_of_one_run(self) -> Experiment:

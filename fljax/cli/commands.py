@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "worker": Command("Do free shards of a sweep that was begun: one worker of many.", "fljax.cli.sweep:Worker"),
     "query": Command("Ask results in SQL.", "fljax.cli.sweep:Query"),
     "audit": Command("Audit the privacy of an experiment with canary clients.", "fljax.cli.audit:Audit", ALL),
+    "leakage": Command("Attack a round: what an adversary learns from what it sees.", "fljax.cli.leakage:Leakage", ALL),
     "report": Command("Write tables, figures and report.html of results again.", "fljax.cli.look:Report"),
     "cite": Command("Print BibTeX of the methods that an experiment uses.", "fljax.cli.look:Cite"),
     "privacy": {

@@ -82,13 +82,21 @@ class Sweep(ExperimentCommand):
             said = {"name": results.name, "trials": len(results.plan["trial"]), "programs": programs, "out": str(out)}
             print_json(said if front is None else said | {"front": front})
             return
-        print_table(summarise(results))
+        if front is None:
+            print_table(summarise(results))
+        else:
+            print(lines({"front": _rounded(front)}))
         for p in programs:
             compiled, ran = f"compiled in {p['compile_s']:.1f} s", f"ran in {p['total_s']:.1f} s"
             print(f"{p['label']}: {p['trials']} trials, {compiled}, {ran}")
-        if front is not None:
-            print(lines({"front": [{**e["cell"], **e["point"], **e["objectives"]} for e in front]}))
         print(page)
+
+
+def _rounded(front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points of a front for people: four digits, the largest first objective first."""
+    ordered = sorted(front, key=lambda entry: -next(iter(entry["objectives"].values())))
+    rows = [{**entry["cell"], **entry["point"], **entry["objectives"]} for entry in ordered]
+    return [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ STREAMS = (
     "secure",  # pads of a secure sum, the graph of its clients, and who leaves it when
     "adversary",  # who is malicious, and what they send
     "audit",  # canaries of an audit: their coins and directions
+    "leakage",  # an adversary's own draws: starting points, shadow models, made-up clients
 )
 
 

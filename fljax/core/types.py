@@ -288,7 +288,8 @@ class Round(NamedTuple):
     """One synchronous round: its parts, and their composition ``step``.
 
     init: (key, params, hparams) -> RoundState
-    step: (t, key, state, data, hparams) -> (RoundState, RoundInfo)
+    step: (t, key, state, data, hparams, given=None) -> (RoundState, RoundInfo)    given: the sum of the payloads, where
+        the host made it of those of the transcript (a real protocol); the clients then run for their states alone
     transcript: (t, key, state, data, hparams) -> Transcript    the round again, with every intermediate value kept
     law: (hparams) -> SamplingLaw                                concrete numbers in, for the accountant
     claims: (hparams, params) -> Claim                           what the stages promise, for the accountant

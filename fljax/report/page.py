@@ -20,7 +20,9 @@ import numpy as np
 
 from fljax.report import choice, style, text
 from fljax.report.details import clip_table, controls_table
+from fljax.report.encryption import encryption_parts
 from fljax.report.files import Drawn, write_figures
+from fljax.report.leakage import leakage_section
 from fljax.report.plan import make_plan, privacy_line
 from fljax.report.tables import Table, main_metric, records_csv, run_summary, summarise
 from fljax.sweep.store import Results, open_results
@@ -115,6 +117,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
     template = environment.from_string(resources.files("fljax.report").joinpath("page.html.j2").read_text("utf-8"))
     metric = main_metric(results)
     manifest = results.manifest
+    leaks = leakage_section(results.folder)
     single, grid = len(results.trials["trial"]) == 1, choice.is_grid(results)
     others = [m for m in results.metrics if m != metric and m not in text.COSTS]
     return template.render(
@@ -136,6 +139,9 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},
         privacy=privacy_section(results),
         secure=readable_pairs(manifest.get("secure") or {}),
+        encryption=encryption_parts(manifest),
+        leakage=leaks,
+        pictures=Markup(leaks["pictures"]) if leaks and leaks["pictures"] else None,  # made of numbers alone
         costs=[text.metric_name(name) for name in cost_columns(results)],
         cost_heads=[f"{text.metric_name(name)} of a trial" for name in cost_columns(results)],
         traffic=cost_table(results),

@@ -279,7 +279,7 @@ def run_summary(results: Results) -> list[tuple[str, str]]:
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Prints a table to the terminal, the best mean of each row in bold; one cell per line where it is too wide."""
+    """Prints a table to the terminal, the best mean of each row in bold; a cell that is there per line if too wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -306,7 +306,8 @@ def print_table(table: Table, console: Console | None = None) -> None:
     for label, best, bodies in zip(table.row_labels, table.best, table.texts, strict=True):
         bodies = [body.replace(" ±", "\n±") if split else body for body in bodies]
         cells = [Text(body, style="bold" if k == best else "") for k, body in enumerate(bodies)]
-        for row in [cells] if wide else [[*map(Text, head), cell] for head, cell in zip(heads, cells, strict=True)]:
+        filled = [(head, cell) for head, cell in zip(heads, cells, strict=True) if cell.plain]
+        for row in [cells] if wide else [[*map(Text, head), cell] for head, cell in filled]:
             grid.add_row(Text(label), *row)
     console.print(grid)
 

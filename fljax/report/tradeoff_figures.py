@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#8c959f"
+MOST_LEVELS = 12
+"""Values that get a colour, or a tick of their own; more are places on a line."""
 
 
 def pareto_figure(results: Results, metric: str | None = None, wide: bool = False) -> Figure:
@@ -29,6 +31,8 @@ def pareto_figure(results: Results, metric: str | None = None, wide: bool = Fals
     """
     metric = metric or main_metric(results)
     records, axis = cell_records(results, metric), make_plan(results, metric).x
+    if axis and len({r[axis] for r in records}) > MOST_LEVELS:  # drawn or searched: no two cells share a value
+        axis = None
     front, costs = pareto_records(records), varying(records)
     with style.style():
         figure = style.new_figure(wide, 3.2 if wide else 2.2 * len(costs) + 0.9)
@@ -36,7 +40,7 @@ def pareto_figure(results: Results, metric: str | None = None, wide: bool = Fals
         shown: dict[str, Any] = {}
         for axes, cost in zip(grid, costs, strict=True):
             place, label = _axis(axes, cost, records)
-            joined = not (cost == "epsilon" and axis == text.EPSILON)  # points of one ε stand above each other
+            joined = axis is not None and (cost, axis) != ("epsilon", text.EPSILON)  # cells of one ε share a place
             shown |= _draw(axes, axis, records, front, [place(r[cost]) for r in records], "-" if joined else "none")
             axes.set_xlabel(label)
             axes.set_ylabel(text.metric_label(metric))
@@ -61,6 +65,9 @@ def _axis(axes: Axes, cost: str, records: Sequence[Mapping[str, Any]]) -> tuple[
     if cost == "epsilon":
         highest = {round_cost(v): v for v in sorted(values)}  # labels never promise more than was derived
         known = list(highest)
+        if len(known) > MOST_LEVELS and all(map(math.isfinite, known)):
+            _log_scale(axes)
+            return float, "ε claimed, log scale"
         ticks = axis_ticks(text.EPSILON, known)
         labels = [text.round_up(v, DIGITS) if math.isfinite(v) else "none" for v in highest.values()]
         axes.set_xticks(ticks.at, labels)
@@ -72,6 +79,16 @@ def _axis(axes: Axes, cost: str, records: Sequence[Mapping[str, Any]]) -> tuple[
         return (lambda v: v / unit), f"uplink of a trial ({prefix})"
     unit, name = next((u for u in ((3600.0, "h"), (60.0, "min")) if max(values) > 2 * u[0]), (1.0, "s"))
     return (lambda v: v / unit), f"{text.metric_name(cost)} of a trial ({name})"
+
+
+def _log_scale(axes: Axes) -> None:
+    """A horizontal log axis with labels at 1, 2 and 5 in every decade, which have room beside each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw(
@@ -124,7 +141,7 @@ def search_figure(results: Results, metric: str | None = None, wide: bool = Fals
                 axes.plot([x for x, _ in points], [y for _, y in points], ls="none", marker="o", **look)
             values = [r[name] for r in records if r[name] is not None and math.isfinite(r[name])]
             if values and min(values) > 0 and max(values) >= 8 * min(values):
-                axes.set_xscale("log")
+                _log_scale(axes)
             axes.set_xlabel(text.axis_label(name))
             axes.set_ylabel(text.metric_label(metric))
             percent(axes, metric)

@@ -22,8 +22,9 @@ class SecureConfig(Section):
     """none: floats; clear: words modulo 2^k in clear; one key for all clients (shared_key, INSECURE, a demonstration);
     one for each, held by a trusted party (otp); one that clients share against the server (flashe); pads of pairs
     (pairwise); pads of pairs and a self mask, which is SecAgg and SecAgg+ (double_mask)"""
-    mode: Literal["ideal", "masked"] = "ideal"
-    """make no pads, or make them: the results are equal bit by bit"""
+    mode: Literal["ideal", "masked", "protocol"] = "ideal"
+    """make no pads, make them, or run the protocol on the host with real keys, for up to 32 clients and double_mask
+    (extra `secure`): the results are equal bit by bit"""
     value_bits: int = Field(16, ge=2, le=24)
     """bits of one value with its sign, rounded at random"""
     value_range: Annotated[float | None, Traced("value_range")] = Field(None, gt=0, allow_inf_nan=False)
@@ -80,6 +81,10 @@ class SecureConfig(Section):
     def _has_masks(self) -> SecureConfig:
         if self.masking in ("none", "clear") and self.mode == "masked":
             raise ValueError('mode = "masked" needs masking, such as "double_mask"')
+        if self.mode == "protocol" and (self.masking != "double_mask" or self.degree is not None):
+            raise ValueError('mode = "protocol" needs masking = "double_mask" on all pairs; leave out degree')
+        if self.mode == "protocol" and self.overflow == "count":
+            raise ValueError('mode = "protocol" does not know which words overflow; set overflow = "raise"')
         if self.masking not in PAIRED and (self.degree is not None or self.threshold is not None):
             raise ValueError('degree and threshold need masking = "double_mask" or "pairwise"; leave them out')
         if self.overflow == "count" and self.bits is None:
@@ -112,6 +117,10 @@ def unfit_positions(experiment: Any) -> str | None:
         return f'{mode} needs dropout.source = {" or ".join(fits)}; positions = "dense" goes with all'
     if d.support == "dense" or privacy.mechanism.startswith("distributed"):
         return f'{mode} leaves words out, and noise on all values needs all of them; set positions = "dense"'
+    if secure.mode == "protocol":
+        return f'{mode} is simulated in the round; set secure.mode = "masked"'
+    if experiment.he.kind != "none" or (experiment.channel.kind != "none"):
+        return f"{mode} is counted as words of a secure sum alone; leave out [he] and [channel]"
     if experiment.client.algorithm == "scaffold" or experiment.robust.rule != "none":
         return f"{mode} is for updates that are summed; leave out scaffold and robust.rule"
     if secure.positions == "consensus" and d.tiers != (1.0,):

@@ -1,1 +1,1 @@
-"""Keyed encoding and secure sums: words modulo 2^k, pads that cancel, and what the server sees of them."""
+"""Keyed encoding and secure sums, an encrypted channel, homomorphic encryption: what protects uploads on their way."""

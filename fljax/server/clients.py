@@ -106,6 +106,14 @@ class Compact(NamedTuple):
     warmup: int = 0
 
 
+class Link(NamedTuple):
+    """How messages travel, for counting bytes. overhead: bytes that encryption adds to each message, both ways. echo:
+    clients get back a sum that the server cannot read, as long as an upload, in the place of the parameters."""
+
+    overhead: int = 0
+    echo: bool = False
+
+
 class Parts(NamedTuple):
     """What the clients of a round are made of."""
 
@@ -119,6 +127,7 @@ class Parts(NamedTuple):
     capacity: int
     adversary: Adversary | None = None
     agreement: Agreement | None = None
+    link: Link = Link()
 
 
 class Sent(NamedTuple):
@@ -160,6 +169,24 @@ def shared_masks(parts: Parts, ctx: Ctx, params: Params, selection: Selection) -
     pairs = list(zip(tiers.rates, tiers.shares(), strict=True))
     masks = [jax.tree.map(lambda m, s=share: s * m, mask(rate)) for rate, share in pairs]
     return support, jax.tree.map(lambda *shares: sum(shares), *masks)
+
+
+def kept_neurons(
+    parts: Parts, ctx: Ctx, selection: Selection | None, slots: Slots, info: PyTree
+) -> dict[str, Array] | None:
+    """Whose neurons every client of the round keeps: {group: [C, n]} 0/1, or None without masks.
+
+    Args:
+      info: of the clients that ran, stacked; those that choose for themselves say there what they chose.
+    """
+    sub = parts.submodel
+    if sub is None or selection is None:
+        return None
+    if sub.own is not None:
+        return info["neurons"]
+    tiers = None if parts.tiers is None else parts.tiers.in_round(ctx)
+    rates = jnp.ones(slots.ids.shape) if tiers is None else tiers.rate(slots.ids)
+    return jax.vmap(lambda rate: sub.masks(ctx._replace(keep_rate=ctx.keep_rate * rate), selection))(rates)
 
 
 def _expected_share(parts: Parts, ctx: Ctx, params: Params, selection: Selection) -> PyTree:

@@ -37,11 +37,13 @@ from fljax.server.adversary import forge, who_was_caught
 from fljax.server.claims import round_claim, unbounded
 from fljax.server.clients import (
     Compact,
+    Link,
     Parts,
     Sent,
     Tiers,
     check_compact,
     init_choices,
+    kept_neurons,
     run_cohort,
     shared_masks,
 )
@@ -98,7 +100,8 @@ class Transcript(NamedTuple):
 
     cohort, alive [C], payloads [C, ...] as sent: all three in the order of execution; pre_noise: the payloads' sum,
     before any decoding; public: every value that privacy assumes to be public (bounds, noise std, support, expected
-    cohort); released: the decoded total.
+    cohort); released: the decoded total; neurons: {group: [C, n]} 0/1, whose neurons each client kept, or None without
+    masks.
     """
 
     cohort: Cohort
@@ -107,6 +110,7 @@ class Transcript(NamedTuple):
     pre_noise: PyTree
     public: dict[str, Any]
     released: PyTree
+    neurons: dict[str, Array] | None = None
 
 
 def make_round(
@@ -124,6 +128,7 @@ def make_round(
     adversary: Adversary | None = None,
     agreement: Agreement | None = None,
     perf: PerfFlags | None = None,
+    link: Link | None = None,
 ) -> Round:
     """Builds one synchronous round from its parts.
 
@@ -142,6 +147,7 @@ def make_round(
       agreement: how it is agreed on whose words travel, under a secure sum of words for the kept neurons alone;
         default an upload is whole, or follows the masks.
       perf: flags for speed alone.
+      link: how messages travel, for counting bytes; default as they are.
 
     Returns:
       A Round of pure functions; see ``fljax.core.types.Round``.
@@ -162,8 +168,8 @@ def make_round(
     if devices is not None:
         devices.check(sampler.population, tiers)
     flags = perf or PerfFlags()
-    rule, slots = aggregator or summed(), sampler.capacity
-    parts = Parts(local, transform, rule, submodel, tiers, compact, flags, slots, adversary, agreement)
+    meet, sent, slots = aggregator or summed(), link or Link(), sampler.capacity
+    parts = Parts(local, transform, meet, submodel, tiers, compact, flags, slots, adversary, agreement, sent)
     return _Bound(sampler, parts, server, available, devices).functions()
 
 
@@ -222,8 +228,10 @@ class _Bound(NamedTuple):
 
     # --- the round ---------------------------------------------------------------------------------------------
 
-    def step(self, t: Array, key: Key, state: RoundState, data, hparams: Hparams) -> tuple[RoundState, RoundInfo]:
-        """One round: sample, train, aggregate, decode, update."""
+    def step(
+        self, t: Array, key: Key, state: RoundState, data, hparams: Hparams, given: PyTree = None
+    ) -> tuple[RoundState, RoundInfo]:
+        """One round: sample, train, aggregate, decode, update. given: the sum of the payloads, where a host made it."""
         round_key = jax.random.fold_in(key, t)
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
         ctx = self._ctx(t, round_key, state, hparams, slots)
@@ -231,6 +239,7 @@ class _Bound(NamedTuple):
         ctx, agreed = self._agree(ctx, state, selection, slots, data)
 
         seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect, agreed)
+        seen = seen if given is None else seen._replace(payload=given)
         released, transforms, aggregated, server_info = self._release(ctx, state, seen, slots)
 
         params, server = self._optimise(ctx, state, released["update"])
@@ -265,7 +274,8 @@ class _Bound(NamedTuple):
             "support": ctx.support,
             "expected": ctx.expected,
         }
-        return Transcript(cohort, slots.alive, seen.payload, total, public, released)
+        neurons = kept_neurons(self.parts, ctx, selection, slots, seen.info)
+        return Transcript(cohort, slots.alive, seen.payload, total, public, released, neurons)
 
     def deployed(self, t: Array, state: RoundState, hparams: Hparams) -> Params:
         """The shared model to use after round t: all of it, or the sub-model where no other will ever be trained."""

@@ -81,11 +81,14 @@ def count_traffic(
     sent = [_written(parts, ctx, payload, k, bits, params, copies) for k, bits in zip(kept, listed, strict=True)]
     in_forward = sub is not None and sub.forward == "submodel"
     down = [(k if in_forward else size) + state for k in kept]
+    sealed = parts.link.overhead
+    up = jnp.stack([wire_bytes(parts.transform.wire(ctx, wires)) for wires in sent])
+    back = up + 4 * state if parts.link.echo else 4 * jnp.stack(down)
     return Traffic(
         tiers=tiers,
-        up=jnp.stack([wire_bytes(parts.transform.wire(ctx, wires)) for wires in sent]),
-        down=4 * jnp.stack(down),
-        whole=4 * (size + state),
+        up=sealed + up,
+        down=sealed + back,
+        whole=sealed + 4 * (size + state),
         up_values=_most([sum((w.values for w in wires.values()), jnp.int32(0)) for wires in sent]),
         down_values=_most(down),
         kept=jnp.stack(kept),
@@ -106,7 +109,7 @@ def count_agreed(traffic: Traffic, parts: Parts, ctx: Ctx, seen: Collected, slot
         told = told_bits(parts, position_bits(sub, neurons))
         wires = _written(parts, ctx, seen.payload, kept, told, params, copies)
         sent = sum((w.values for w in wires.values()), jnp.int32(0))
-        return wire_bytes(parts.transform.wire(ctx, wires)), sent
+        return wire_bytes(parts.transform.wire(ctx, wires)) + parts.link.overhead, sent
 
     own = seen.info.get("neurons")
     each, values = jax.vmap(one)(words, ctx.positions.rows if own is None else own)

@@ -46,11 +46,13 @@ from fljax.privacy.statement import PrivacyStatement, state_privacy
 from fljax.privacy.validity import mask_route
 from fljax.robust.poison import Goal
 from fljax.sections import DataConfig
-from fljax.server.clients import Compact
+from fljax.secure.channel import OVERHEAD
+from fljax.server.clients import Compact, Link
 from fljax.server.execute import PerfFlags, auto_chunk, padding_waste
 from fljax.server.optim import server_optimiser
 from fljax.server.round import make_round
 from fljax.server.sampler import Sampler, bernoulli_availability, make_sampler
+from fljax.sim.ciphers import encrypted, he_caveats
 from fljax.sim.defence import attack_goal, make_aggregator, make_attack, robust_numbers
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
@@ -75,6 +77,7 @@ class Program:
     dataset, model, loss: what is learnt. local: the client's algorithm. sampler: who takes part. round: the round.
     chunk: clients per vmapped batch. waste: steps executed relative to those that count (see ``padding_waste``).
     goal: what a simulated attack wants of the model, to be evaluated; None without one.
+    submodel: dropout of neurons, or None.
     """
 
     dataset: Dataset
@@ -86,6 +89,7 @@ class Program:
     chunk: int
     waste: float
     goal: Goal | None = None
+    submodel: SubModel | None = None
 
     def params(self, seed: int) -> Params:
         """Initial parameters of a run."""
@@ -137,21 +141,30 @@ def build(
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
+    chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups)
+    dropped = _dropout(experiment, model, loss, dataset, population)
     built = make_round(
         sampler=sampler,
         local=local,
-        transform=make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups),
+        transform=encrypted(experiment, chain, sampler, size),
         server=server_optimiser(experiment.server.optimizer),
         aggregator=make_aggregator(experiment, dataset, plain, population),
         adversary=make_attack(experiment, dataset, population),
         available=extra.available(bernoulli_availability),
-        **_dropout(experiment, model, loss, dataset, population),
+        **dropped,
         agreement=agreement(experiment),
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
+        link=_link(experiment),
     )
     waste, goal = padding_waste(steps, sampler.capacity, chunk), attack_goal(experiment, dataset)
-    return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal)
+    return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal, dropped.get("submodel"))
+
+
+def _link(experiment: Experiment) -> Link:
+    """How messages travel."""
+    he = experiment.he
+    return Link(OVERHEAD if experiment.channel.kind == "aes_gcm" else 0, he.kind != "none" and he.key == "clients")
 
 
 def _dropout(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset, population: int) -> dict[str, Any]:
@@ -274,6 +287,8 @@ def resolve(
         statement = state_record_privacy(law, claim.noise, rounds, privacy.delta, sizes, reasons)
     else:
         statement = state_privacy(law, claim.noise, rounds, privacy.delta, reasons, claim.values_only)
+    if he_caveats(experiment):
+        statement = dataclasses.replace(statement, caveats=(*he_caveats(experiment), *statement.caveats))
     if claim.noise is not None and claim.masks is not None and statement.status != "none":
         route = (mask_route(claim.masks), *noise_trap(experiment, claim.noise.trust))
         statement = dataclasses.replace(statement, caveats=(*route, *statement.caveats))

@@ -62,12 +62,13 @@ def make_call(round: Round, evaluate: Callable[..., dict[str, Array]], rounds_pe
       round: the round. evaluate: (params, client states, held) -> metrics.
       rounds_per_call: length of the scan, static.
 
-    Metrics of the evaluation are NaN in rounds without one.
+    Metrics of the evaluation are NaN in rounds without one. A call of one round may be given, as its last argument, the
+    sum that the host made of the payloads (``fljax.sim.hosted``).
     """
 
-    def call(t0: Array, schedule: Schedule, key: Key, state: RoundState, data, held: Held, hparams: Hparams) -> Call:
+    def call(t0, schedule: Schedule, key: Key, state: RoundState, data, held: Held, hparams: Hparams, *given) -> Call:
         def one(state: RoundState, t: Array):
-            new, info = round.step(t, key, state, data.at(t), hparams)
+            new, info = round.step(t, key, state, data.at(t), hparams, *given)
             done = t + 1
             due = (done % schedule.every == 0) | (done == schedule.rounds)
 
@@ -134,6 +135,7 @@ def drive(
     round_axis: int = 0,
     seconds: float = math.inf,
     agree: Callable[[int], int] = int,
+    room: Callable[[int], int] | None = None,
     after_call: Callable[[Running], None] | None = None,
 ) -> tuple[Running, list[tuple[int, float]]]:
     """Runs compiled calls until all rounds are done.
@@ -147,6 +149,7 @@ def drive(
       round_axis: axis of the rounds in the history: 0, or 1 behind a trial axis.
       seconds: what a call should take at most, where the schedule has ``until``: see ``paced``. It changes no result.
       agree: from the rounds that this process wants in the next call to those that all processes do.
+      room: (rounds done) -> rounds that a call may have, where the host wants to look in between.
       after_call: called between two calls with the run so far: progress, checkpoints.
 
     Returns:
@@ -157,7 +160,8 @@ def drive(
     while running.done < total:
         begin, wanted = time.perf_counter(), total - running.done
         if schedule.until is not None:
-            wanted = agree(min(wanted, paced(times, seconds), feed.room(running.done)))
+            wanted = min(wanted, paced(times, seconds), feed.room(running.done))
+            wanted = agree(wanted if room is None else min(wanted, room(running.done)))
             schedule = schedule._replace(until=np.int32(running.done + wanted))
         now = feed.now(running.done)
         result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)

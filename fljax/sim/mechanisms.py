@@ -44,6 +44,8 @@ def make_transform(
         return chain(*first, average, *last)
     if privacy.mechanism in PURE:
         return chain(average, _randomiser(privacy, size), *last)
+    if experiment.he_splits_noise:  # the noise is added under the encryption, see ``secure/encrypted.py``
+        return recipes.private_average(privacy.clipping, average, chain(), first)
     noise, weighted = _noise(experiment, sampler, size), server.weight_cap is not None
     return recipes.private_average(privacy.clipping, average, noise, first, weighted=weighted, last=last)
 

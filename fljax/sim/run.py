@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +28,12 @@ from fljax.sim.devices import make_clock, totals
 from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.feed import make_feed
+from fljax.sim.hosted import Host
 from fljax.sim.interrupt import Check, stop_requests
 from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
 from fljax.sim.progress import Progress, said
+from fljax.sim.protected import encryption_told, make_host
 from fljax.sim.secure import describe_secure
 from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
@@ -47,6 +49,7 @@ class Outcome:
 
     experiment, program: what ran. statement: what may be said about its privacy. params: the final shared model.
     history: metrics by name, [T]; evaluation metrics are NaN in rounds without one. timing: seconds.
+      encryption: what was encrypted, and what the checks of real messages found: by part.
     """
 
     experiment: Experiment
@@ -55,6 +58,7 @@ class Outcome:
     params: Params
     history: dict[str, np.ndarray]
     timing: Timing
+    encryption: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def stopped(self) -> str:
@@ -99,6 +103,8 @@ class Outcome:
         parts["execution"] = {"chunk": self.program.chunk, "padding_waste": self.program.waste}
         if self.simulated:
             parts["simulated"] = self.simulated
+        if self.encryption:
+            parts["encryption"] = self.encryption
         if secure := self.secure:
             parts["secure"] = secure
         if self.detection:
@@ -158,22 +164,23 @@ def run(
     if out is not None:
         _make_folder(out)
     with hosts.clean_stdout(), stop_requests(quiet, hosts.largest) as check:
-        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet)
+        host = make_host(experiment, begun.program, begun.key, begun.numbers)
+        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet, host)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
         bar = Progress(begun.rounds, experiment.name, quiet, begun.running.done)
         with open_trackers(track if hosts.is_first() else (), experiment, out) as tell, bar:
             after_call = _between_calls(begun, bar, tell, check)
             seconds = experiment.perf.seconds_per_call
             with hosts.all_alive():
-                done, times = drive(
-                    executable, begun.running, *inputs, seconds=seconds, agree=hosts.smallest, after_call=after_call
-                )
+                pace: dict[str, Any] = {"seconds": seconds, "agree": hosts.smallest, "room": host.room}
+                done, times = drive(executable, begun.running, *inputs, **pace, after_call=after_call)
     program, ledger, numbers = begun.program, begun.ledger, begun.numbers
     timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(begun.rounds - 1), done.state, numbers)
     history = make_clock(experiment, program.model, program.dataset)(done.history)
     history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
-    return Outcome(experiment, program, begun.statement, params, history, timing)
+    told = encryption_told(experiment, program, host)
+    return Outcome(experiment, program, begun.statement, params, history, timing, told)
 
 
 class Begun(NamedTuple):
@@ -222,11 +229,13 @@ def _make_folder(out: Path) -> None:
         raise FljaxError(f"{out}: cannot be written to. Choose another folder with --out.")
 
 
-def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[Begun, Callable, tuple, float]:
+def compile_fitting(
+    experiment: Experiment, begun: Begun, quiet: bool, host: Host | None = None
+) -> tuple[Begun, Callable, tuple, float]:
     """The run with the batch of clients that fits into memory, the compiled call, its inputs after the state as
-    ``drive`` takes them, and the seconds that compiling took."""
-    dataset, chunk = begun.program.dataset, begun.program.chunk
-    length = min(experiment.perf.rounds_per_call, begun.rounds)
+    ``drive`` takes them, and the seconds that compiling took. host: what watches the call, or makes its sums."""
+    dataset, chunk, host = begun.program.dataset, begun.program.chunk, host or Host()
+    length = 1 if host.exchange is not None else min(experiment.perf.rounds_per_call, begun.rounds)
     mesh = client_mesh(experiment.perf.devices)
     spread = partial(hosts.everywhere, mesh=mesh)
     whole = (begun.running._replace(state=spread(begun.running.state)), spread(begun.key), spread(begun.numbers))
@@ -243,6 +252,9 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
         program = programs[size]
         call = make_call(program.round, make_evaluate(program.model, program.loss, program.local, program.goal), length)
         args = (schedule, begun.key, begun.running.state, feed.now(begun.running.done), held, begun.numbers)
+        if host.exchange is not None:
+            inputs = (begun.key, begun.running.state, args[3], begun.numbers)
+            args = (*args, jax.eval_shape(_transcript(program), jnp.int32(0), *inputs).pre_noise)
         executable, seconds = compile_call(call, np.int32(0), *args)
         spent += seconds
         return executable
@@ -252,7 +264,14 @@ def compile_fitting(experiment: Experiment, begun: Begun, quiet: bool) -> tuple[
         room = hosts.least(memory.free())
         executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, room, CHUNK)
     inputs = (schedule, begun.key, feed, held, begun.numbers)
+    if not host.idle:
+        executable = host.watch(executable, jax.jit(_transcript(programs[fits])))
     return begun._replace(program=programs[fits]), executable, inputs, spent
+
+
+def _transcript(program: Program) -> Callable:
+    """(t, key, state, data, hparams) -> the round with every value kept."""
+    return lambda t, key, state, data, hparams: program.round.transcript(t, key, state, data.at(t), hparams)
 
 
 def _between_calls(begun: Begun, bar: Progress, tell: Tell, check: Check) -> Callable[[Running], None]:

@@ -82,18 +82,19 @@ def secure_stages(
     return tuple(stages)
 
 
-def word_lanes(experiment: Experiment, sampler: Sampler, size: int, groups: Any) -> Lanes:
+def word_lanes(experiment: Experiment, sampler: Sampler, size: int, groups: Any = None) -> Lanes:
     """How many words of how many bits a client sends, and what masks them."""
     secure, privacy = experiment.secure, experiment.privacy
+    mode = "ideal" if secure.mode == "protocol" else secure.mode  # the pads are the host's, see sim/agreed.py
     if privacy.mechanism.startswith("distributed"):
-        return Lanes(padded_size(size), privacy.bits, secure.prf, secure.mode)
+        return Lanes(padded_size(size), privacy.bits, secure.prf, mode)
     values = (1 + (experiment.client.algorithm == "scaffold")) * size + (privacy.clipping == "adaptive")
     if experiment.server.denominator == "count":
         values += groups.num_cells
     if experiment.dropout.source == "paid":
         values += sum(n for _, n in groups.sizes)
     bits = secure.bits or smallest_bits(secure.value_bits, sampler.capacity)
-    return Lanes(values, bits, secure.prf, secure.mode, None if secure.positions == "dense" else groups)
+    return Lanes(values, bits, secure.prf, mode, None if secure.positions == "dense" else groups)
 
 
 def round_graph(experiment: Experiment, sampler: Sampler) -> Graph:

@@ -7,7 +7,9 @@ start of the same command.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -245,7 +247,8 @@ def _slurm(folder: Path, workers: int, options: dict[str, Any]) -> Started:
     own = {"mem_gb", "cpus_per_task", "gpus_per_node", "timeout_min", "nodes", "tasks_per_node"}
     try:
         executor.update_parameters(**common, **{k if k in own else f"slurm_{k}": v for k, v in options.items()})
-        jobs = executor.map_array(SlurmWorker(str(folder.resolve())), list(range(workers)))
+        with contextlib.redirect_stderr(io.StringIO()):  # what sbatch complains of stands in the error
+            jobs = executor.map_array(SlurmWorker(str(folder.resolve())), list(range(workers)))
     except (NameError, ValueError, TypeError, submitit.core.utils.FailedJobError) as error:
         reason = " ".join(str(error).split())
         raise FljaxError(f"Expected Slurm to take the jobs: {reason[:300]}. See --option.") from None

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fljax.config import Experiment, validate
+from fljax.config import Experiment, traced_fields, validate
 from fljax.core.check import FljaxError, in_range
 from fljax.sections import Section, SweepConfig
 from fljax.sweep.draw import draws, named
@@ -67,9 +67,6 @@ def cells(sweep: SweepConfig) -> list[Cell]:
         found.append(points)
     found += [[{name: value} for value in values] for name, values in sweep.grid.items()]
     _check_axes(sweep)
-    for axis in found:
-        if not axis:
-            raise FljaxError("Expected every axis of the sweep to hold at least one value.")
     return [{k: v for part in combination for k, v in part.items()} for combination in itertools.product(*found)]
 
 
@@ -87,6 +84,8 @@ def _check_axes(sweep: SweepConfig) -> None:
             remedy = NO_AXES.get(name) or NO_AXES.get(name.split(".")[0])
             if remedy:
                 raise FljaxError(f"Expected {name} of sweep.{kind} to be a field that trials may differ in. {remedy}")
+            if kind in ("zip", "grid") and not names[name]:
+                raise FljaxError(f"Expected {name} of sweep.{kind} to hold at least one value. Add some or remove it.")
 
 
 def _distinct(points: list[Cell]) -> list[Cell]:
@@ -119,10 +118,22 @@ def make_members(base: Experiment) -> Callable[[Cell], Experiment]:
                     node[parent] = dict(inner) if isinstance(inner, dict) else {}
                     node = node[parent]
                 node[leaf] = value
-            known[key] = validate(changed)
+            try:
+                known[key] = validate(changed, "sweep")
+            except FljaxError as error:
+                raise FljaxError(_blamed(str(error), cell)) from None
         return known[key]
 
     return member
+
+
+def _blamed(text: str, cell: Cell) -> str:
+    """What is wrong with a cell in one line: the first complaint, the cell, and the remedy where axes are at fault."""
+    first = text.splitlines()[0]
+    listed = [name for name in cell if name in traced_fields() and isinstance(cell[name], list | tuple)]
+    if listed:
+        return f"{first} {listed[0]} is a traced number, the same shape in all trials: list numbers in its axis."
+    return f"{first} Found in the cell {', '.join(f'{name} = {value}' for name, value in cell.items())}."
 
 
 def allowed(sweep: SweepConfig, base: Experiment) -> Callable[[Cell], bool]:

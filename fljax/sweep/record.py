@@ -40,6 +40,8 @@ def record_run(folder: Path, outcome: Outcome, controls: dict[str, dict[str, flo
     manifest = describe("run", e, []) | {"privacy": [outcome.statement.to_dict() | {"cell": {}}], "timing": timing}
     if controls:
         manifest["controls"] = controls
+    if outcome.encryption:
+        manifest["encryption"] = outcome.encryption
     if secure := outcome.secure:
         manifest["secure"] = secure
     history = {n: v[None] for n, v in outcome.history.items()}

@@ -49,6 +49,8 @@ FORMAT = 2
 """Version of the folder's layout; a reader refuses newer ones."""
 
 MANIFEST = "manifest.json"
+LEAKAGE = "leakage.json"
+"""What attacks found (``fljax leakage``); it may lie in the folder before the results do."""
 _NO_METRICS = ("trial", "epsilon", "delta", "noise_multiplier")
 
 
@@ -64,7 +66,7 @@ def check_target(folder: str | Path, name: str) -> None:
         return
     if not folder.is_dir():
         raise FljaxError(f"Expected folder={str(folder)!r} to be a folder, found a file. Choose another --out.")
-    visible = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    visible = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != LEAKAGE)
     if visible == [SHARDS] and not any((folder / SHARDS).iterdir()):
         return  # a first write that was interrupted at once
     held = _held_name(folder) if visible else name

@@ -39,6 +39,8 @@ from fljax.privacy.local import local_duchi, local_gaussian, local_krr, local_la
 from fljax.privacy.noise import central_gaussian
 from fljax.privacy.record import private_gradient
 from fljax.robust import attacks, poison
+from fljax.secure.ckks import Ckks
+from fljax.secure.encrypted import Selective, encrypted_sum
 from fljax.secure.fixedpoint import fixed_point
 from fljax.secure.graph import choose_graph
 from fljax.secure.masks import Lanes, double_mask, flashe, otp, pairwise, shared_key
@@ -102,6 +104,11 @@ TRANSFORMS = {
     "error_feedback": lambda: error_feedback(chain(top_k(), sign_quantise(LEAVES, sparse=True))),
     "chain": lambda: chain(realised_average(), chain()),
     "suppress": lambda: chain(realised_average(), fixed_point(16, 5, P, largest_weight=6.0), suppress(GROUPS, 2)),
+    "encrypted_sum": lambda: encrypted_sum(realised_average(), Ckks(), P),
+    "encrypted_sum selective": lambda: encrypted_sum(recipes.private_average(), Ckks(), P, Selective(0.3)),
+    "encrypted_sum noised": lambda: encrypted_sum(
+        chain(expected_average(), clip()), Ckks(), P, Selective(0.3, "dropped"), least=1
+    ),
     "private_average": recipes.private_average,
     "private_average per_layer": lambda: recipes.private_average("per_layer"),
     "private_average adaptive": lambda: recipes.private_average("adaptive"),
@@ -223,7 +230,7 @@ REGISTRY = {
     "Adversary": ADVERSARIES,
     "Round": ROUNDS,
 }
-NOT_A_PART = {"make_round", "make_transform", "make_aggregator", "make_attack", "bind"}
+NOT_A_PART = {"make_round", "make_transform", "make_aggregator", "make_attack", "bind", "encrypted"}
 """Functions that bind given parts; the recipes are its instances."""
 
 ATTACK = {"attack_fraction": 0.25, "attack_strength": 1.0, "attack_start": 1.0}

@@ -219,11 +219,11 @@ ROUNDS = (
         17,
         "every round of a run draws the same noise",
         ROUND,
-        """decode, update."""
+        """decode, update. given: the sum of the payloads, where a host made it."""
         + '"""'
         + """
         round_key = jax.random.fold_in(key, t)""",
-        """decode, update."""
+        """decode, update. given: the sum of the payloads, where a host made it."""
         + '"""'
         + """
         round_key = key""",

@@ -128,6 +128,19 @@ def test_pareto_figure_has_a_panel_a_cost(sweep):
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["2", "8", "none"]
 
 
+def test_a_front_of_drawn_points_has_one_colour_and_an_axis_of_few_labels(tmp_path):
+    """Fourteen budgets are places on a log axis, not fourteen colours and labels upon each other."""
+    budgets = [1.1 * 1.3**k for k in range(14)]
+    figure = pareto_figure(make_sweep(tmp_path, {EPS: budgets}, seeds=1))
+    (axes,) = figure.axes
+    grey, front = axes.lines
+    assert len(grey.get_xdata()) == 0 and front.get_linestyle() == "None" and not figure.legends
+    np.testing.assert_allclose(front.get_xdata(), budgets)
+    figure.canvas.draw()
+    labels = [t.get_text() for t in axes.get_xticklabels() if budgets[0] <= t.get_position()[0] <= budgets[-1]]
+    assert axes.get_xscale() == "log" and labels == ["2", "5", "10", "20"]
+
+
 CLIPPED = ("clip_fraction", "clip_norm", "noise_std")
 
 

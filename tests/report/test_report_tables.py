@@ -118,3 +118,18 @@ def test_numbers_for_people():
         "3.991",
         "0.01235",
     ]
+
+
+def test_a_table_of_searched_points_has_a_line_for_each_point(tmp_path):
+    """Two numbers that no two of the 20 points share are no grid of 400 cells."""
+    from rich.console import Console
+
+    points = {"client.lr": [0.01 * k for k in range(1, 21)], "privacy.clip": [0.5 + 0.01 * k for k in range(20)]}
+    rows = {"trial": list(range(20)), **points, "run.seed": [0] * 20, "test_accuracy": [0.5] * 20}
+    curves = {"trial": [0], "round": [1], "test_accuracy": [0.5]}
+    write_results(
+        tmp_path, manifest={"name": "drawn", "kind": "sweep", "axes": list(points)}, trials=rows, curves=curves
+    )
+    console = Console(width=60, file=io.StringIO(), record=True)
+    print_table(summarise(open_results(tmp_path)), console)
+    assert len(re.findall(r"^ +0\.\d+ +0\.\d+", console.export_text(), re.MULTILINE)) == 20

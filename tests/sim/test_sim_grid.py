@@ -45,8 +45,10 @@ def test_a_sweep_without_axes_is_its_seeds():
     ("fields", "message"),
     [
         ({"zip": {"client.lr": [0.1, 0.2], "rounds": [5]}}, "equally long"),
-        ({"grid": {"client.lr": []}}, "at least one value"),
-        ({"zip": {"client.lr": []}}, "at least one value"),
+        ({"grid": {"client.lr": []}}, "client.lr of sweep.grid to hold at least one value"),
+        ({"zip": {"client.lr": []}}, "client.lr of sweep.zip to hold at least one value"),
+        ({"grid": {"client.lr": [[0.1, 0.2]]}}, "client.lr is a traced number"),
+        ({"grid": {"client.lr": [0.1], "model.hidden": ["a"]}}, "in the cell client.lr = 0.1, model.hidden = a"),
         ({"grid": {"client.lr": [0.1]}, "zip": {"client.lr": [0.1]}}, "one axis"),
         ({"seeds": 0}, "sweep.seeds"),
         ({"seeds": (1, 1)}, "each once"),
@@ -58,8 +60,9 @@ def test_a_sweep_without_axes_is_its_seeds():
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused_by_name(fields, message):
-    with pytest.raises(FljaxError, match=message):
+    with pytest.raises(FljaxError, match=message) as error:
         expand(sweep(**fields))
+    assert "\n" not in str(error.value)
 
 
 def test_an_experiment_without_a_sweep_is_not_expanded():

@@ -115,6 +115,7 @@ def test_mlflow_gets_flat_parameters_and_steps(calls, monkeypatch):
     assert calls[2][1][0]["client.lr"] == 0.1 and calls[2][1][0]["rounds"] == 5
     assert {kwargs["step"]: args[0] for name, args, kwargs in calls if name == "log_metrics"} == ROUNDS
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert not any(kwargs["synchronous"] for name, _, kwargs in calls if name == "log_metrics")
     calls.clear()
     told(open_trackers(["mlflow"], EXPERIMENT, None))
     assert calls[0][0] == "start_run"  # MLflow reads the variable itself
