@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from fljax.dropout.sources import random_per_client
 from fljax.privacy.accounting import epsilon
 from fljax.privacy.mechanisms import reports
 from fljax.privacy.validity import judge, judge_positions
+from fljax.sim.build import build, load_data, resolve
 
 GROUPS, PARAMS = tiny.model().groups, None
 
@@ -128,3 +130,44 @@ def test_contradictions_are_one_line_with_a_remedy(dropout, secure, privacy, sai
     with pytest.raises(FljaxError, match=said) as caught:
         validate({"dropout": dropout, "secure": WORDS | secure, "privacy": privacy})
     assert "\n" not in str(caught.value).strip()
+
+
+BASE = {
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "hidden": [8]},
+    "rounds": 4,
+    "sampler": {"kind": "fixed_size", "cohort": 6},
+}
+
+
+@cache
+def digits():
+    return load_data(validate(BASE).data)
+
+
+CENTRAL = LOCAL | {"mechanism": "central_gaussian"}
+REPORTED = {"positions": "ldp", "positions_epsilon": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("secure", "privacy", "server", "status", "said"),
+    [
+        ({"positions": "public"}, CENTRAL, {}, "refused", "set secure.min_contributors = 1"),
+        ({"positions": "public", "min_contributors": 1}, CENTRAL, {}, "valid", ""),
+        ({"positions": "union"}, CENTRAL, {}, "valid", ""),
+        ({}, CENTRAL, {"denominator": "count"}, "refused", "set server.denominator = expected"),
+        ({"positions": "union"}, LOCAL, {}, "refused", "counts without noise"),
+        ({"positions": "public"}, LOCAL, {}, "values_only", "NOT covered"),
+        (REPORTED, LOCAL, {}, "valid", ""),
+    ],
+)
+def test_statements_of_whole_experiments(secure, privacy, server, status, said):
+    """From the configuration to what may be said; epsilon of reported masks is above that of the values alone."""
+    tree = BASE | {"dropout": EXACT, "secure": WORDS | {"value_range": 9.0} | secure, "privacy": privacy}
+    experiment = validate(tree | {"server": server})
+    _, found = resolve(experiment, build(experiment, digits()))
+    assert found.status == status and said in found.reason
+    if secure is REPORTED:
+        values = epsilon(SamplingLaw("full", 1.0, 143), Noise("gaussian", 4.0, "local"), 4, found.delta)
+        assert values + 1 < found.epsilon <= values + 2.01  # one choice in the run
+        assert any("randomised response" in caveat for caveat in found.caveats)
