@@ -99,7 +99,8 @@ def declared(experiment: Experiment) -> list[str]:
         noisy = (privacy.noise_multiplier or privacy.upload_epsilon or 0) > 0 or privacy.epsilon is not None
         names += [f"{trust}_noise"] if noisy or trust == "distributed" else []
     if experiment.secure.masking in ("otp", "flashe", "pairwise", "double_mask"):
-        told = experiment.secure.positions in ("public", "ldp")
+        drawn = dropout.source == "random_per_client"  # by the server, which therefore knows them
+        told = drawn or experiment.secure.positions in ("public", "ldp")
         names.append("secure_sum_of_positions" if told else "secure_sum")
     if experiment.compress.on:
         names.append("compression")

@@ -81,6 +81,7 @@ SUMMED = {
         (SUMMED, ["secure_sum", "client_masks"]),
         ({**SUMMED, "secure.positions": "union"}, ["secure_sum", "client_masks"]),
         ({**SUMMED, "secure.positions": "public"}, ["secure_sum_of_positions", "client_masks"]),
+        ({**SUMMED, "dropout.source": "random_per_client"}, ["secure_sum_of_positions", "server_masks"]),
         ({**SUMMED, "secure.masking": "clear"}, ["client_masks"]),
         ({"client.shared": ["dense_0"]}, ["partial_sharing"]),
         ({**PRIVATE, "privacy.noise_multiplier": 0.0}, ["plain"]),
