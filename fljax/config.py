@@ -278,6 +278,8 @@ class Experiment(Section):
             tree["dropout"]["tiers"] = len(d.tiers)
         if d.source == "gumbel":  # epsilon follows from these
             tree["choices"] = (d.keep_rate, d.support_keep, d.choice_rho, d.warmup_rounds, d.refresh_rounds)
+        if self.secure.positions == "ldp":  # and from these
+            tree["reports"] = (d.warmup_rounds, d.refresh_rounds, self.sampler.availability < 1)
         tree["distilled"] = d.distill is not None
         for field in ("epsilon", "delta"):
             del tree["privacy"][field]

@@ -23,6 +23,17 @@ Bounds = dict[str, Array]
 """One L2 bound per named part of a payload: how far one client can move the sum of that part."""
 
 
+class Positions(NamedTuple):
+    """Which words of an upload there are, agreed on before any is sent: known to all parties of a secure sum.
+
+    rows: {group: [C, n]} 0/1 by slot, the neurons whose words a client sends; zero for who is not there.
+    open: None, or a tree like the parameters: 1 where enough clients of the round hold a coordinate.
+    """
+
+    rows: dict[str, Array]
+    open: PyTree = None
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Hparams:
@@ -107,7 +118,8 @@ class Ctx(NamedTuple):
     ``bounds`` is the L2 bound of the whole chain of transforms. ``inclusion`` is None, or where clients keep different
     shares, a tree like the parameters: the expected, public share of the clients that hold a coordinate. ``presence``
     is what the parties of a secure sum learn of each other in any case: by slot, 0 nobody, 1 a client that does not
-    answer, 2 one that does; None outside of a round.
+    answer, 2 one that does; None outside of a round. ``positions`` is None where every upload has a word for every
+    value.
     """
 
     round: Array  # () int32, scan's round index
@@ -121,6 +133,7 @@ class Ctx(NamedTuple):
     bounds: Bounds | None = None
     inclusion: PyTree = None
     presence: Array | None = None  # [C] int32
+    positions: Positions | None = None
 
 
 class Cohort(NamedTuple):
@@ -181,10 +194,12 @@ class Selection(NamedTuple):
     """Which neurons come first: of a round, or of one client where clients choose for themselves.
 
     ranks: {group: [n] int32}, 0 = kept first. most: {group: () int32} at most so many are kept, or None for no limit.
+    told: {group: [n] 0/1} the neurons that a client said it keeps, where that is no rank and a number; or None.
     """
 
     ranks: dict[str, Array]
     most: dict[str, Array] | None = None
+    told: dict[str, Array] | None = None
 
 
 class OwnSelection(NamedTuple):

@@ -84,6 +84,10 @@ DEFENCES: dict[str, Defence] = {
         {"server": _SINGLE, "eavesdropper": (*_SINGLE, "sum"), "key_holder": (*_SINGLE, "sum")},
         "single uploads are masked by pads of pairs; the server sees their sum, and who took part",
     ),
+    "secure_sum_of_positions": Defence(
+        {"server": ("uploads",), "eavesdropper": ("uploads", "sum")},
+        "single uploads are masked; which neurons every client kept is told, in clear or with lies",
+    ),
     "channel": Defence(
         {"eavesdropper": (*_SINGLE, "sum", "released", "models")},
         "what travels is encrypted between each client and the server",
@@ -103,6 +107,10 @@ def declared(experiment: Experiment) -> list[str]:
         trust = privacy.mechanism.split("_")[0]
         noisy = (privacy.noise_multiplier or privacy.upload_epsilon or 0) > 0 or privacy.epsilon is not None
         names += [f"{trust}_noise"] if noisy or trust == "distributed" else []
+    if experiment.secure.masking in ("otp", "flashe", "pairwise", "double_mask"):
+        drawn = dropout.source == "random_per_client"  # by the server, which therefore knows them
+        told = drawn or experiment.secure.positions in ("public", "ldp")
+        names.append("secure_sum_of_positions" if told else "secure_sum")
     if experiment.compress.on:
         names.append("compression")
     if dropout.source != "none":

@@ -189,6 +189,49 @@ class NeuronGroups:
 
         return self._map(leaf_mask, params_like)
 
+    def cells(self, mask: PyTree) -> dict[str, Array]:
+        """A mask of parameters in its shortest form: one number for each set of neurons that parameters belong to.
+
+        With one hidden layer these are its neurons, and one number for the parameters that are never dropped; a weight
+        between two hidden layers belongs to a pair of neurons, which has a number of its own.
+
+        Returns:
+          names of the groups, joined by ``*`` in the order of the axes -> an array with one axis for each; "" -> 1, for
+          the parameters that are never dropped.
+        """
+        found: dict[str, Array] = {"": jnp.ones(())}
+        sizes = dict(self.sizes)
+        for path, x in named_leaves(mask).items():
+            axes = self._axes(path, x)
+            name = _cell(axes)
+            if name not in found:
+                places = (0 if a is None else slice(0, sizes[a.group] * a.block, a.block) for a in axes)
+                found[name] = x[tuple(places)]
+        return found
+
+    @property
+    def num_cells(self) -> int:
+        """How many numbers ``cells`` has."""
+        sizes, named = dict(self.sizes), {_cell(leaf.axes): leaf.axes for _, leaf in self.leaves}
+        each = {name: math.prod(sizes[a.group] for a in axes if a is not None) for name, axes in named.items()}
+        return sum((each | {"": 1}).values())
+
+    def spread_cells(self, params_like: Params, cells: Mapping[str, Array]) -> PyTree:
+        """A tree like params_like with the numbers of ``cells``: the way back."""
+        sizes = dict(self.sizes)
+
+        def leaf(x: Array, axes: tuple[Axis | None, ...]) -> Array:
+            values, i = cells[_cell(axes)], 0
+            for a in axes:
+                if a is not None:
+                    which = np.arange(a.length(sizes[a.group])) // a.block % sizes[a.group]
+                    values, i = jnp.take(values, which, axis=i), i + 1
+            return jnp.broadcast_to(
+                values.reshape([1 if a is None else n for a, n in zip(axes, x.shape, strict=True)]), x.shape
+            )
+
+        return self._map(leaf, params_like)
+
     def scores(self, tree: PyTree) -> dict[str, Array]:
         """Per neuron the sum of the tree's values over its incoming weights and bias.
 
@@ -268,6 +311,10 @@ class NeuronGroups:
 
     def _map(self, function: Callable[[Array, tuple[Axis | None, ...]], Any], tree: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(lambda path, x: function(x, self._axes(path_name(path), x)), tree)
+
+
+def _cell(axes: tuple[Axis | None, ...]) -> str:
+    return "*".join(axis.group for axis in axes if axis is not None)
 
 
 def _along(axis: int, values: Array, ndim: int) -> Array:

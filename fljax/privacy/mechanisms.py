@@ -70,12 +70,24 @@ def choices(rounds: int, warmup: int, every: int) -> int:
     return 0 if rounds < first else (rounds - first) // every + 1
 
 
+def reports(rounds: int, warmup: int, every: int, turns: int) -> int:
+    """How often a client reports its positions in T rounds: once after every choice in which it takes part.
+
+    Args:
+      warmup: dense rounds before the first mask. every: rounds between two choices, 0 for one choice.
+      turns: of a client at the most.
+    """
+    left = max(0, rounds - warmup)
+    return min(turns, -(-left // every) if every else min(left, 1))
+
+
 def _beside(event: Event, noise: Noise, rounds: int) -> tuple[Event, ...]:
     """What the detail of a noise says was released beside the rounds, each of it without amplification by sampling.
 
     ``choice_range`` eta, ``choice_picks`` k, ``choice_warmup``, ``choice_every``: neurons chosen one after the other by
     the exponential mechanism, each choice of range eta where a client is added or removed (twice that where one is
     replaced, since its votes may fall as well as rise). ``report_epsilon``: a client's class, reported once.
+    ``positions_epsilon``, ``positions_warmup``, ``positions_every``: a client's mask, reported after every choice.
     """
     detail = dict(noise.detail)
     same = replace(event, noise=0.0, rounds=1, rate=1.0, truncation=None, detail=(), live="pld")
@@ -88,6 +100,10 @@ def _beside(event: Event, noise: Noise, rounds: int) -> tuple[Event, ...]:
             parts.append(replace(same, mechanism="bounded_range", noise=1.0 / width, rounds=picks))
     if "report_epsilon" in detail:
         parts.append(replace(same, mechanism="pure", noise=1.0 / detail["report_epsilon"]))
+    if "positions_epsilon" in detail:
+        times = reports(rounds, int(detail["positions_warmup"]), int(detail["positions_every"]), event.rounds)
+        if times:
+            parts.append(replace(same, mechanism="pure", noise=1.0 / detail["positions_epsilon"], rounds=times))
     if parts and event.mechanism not in ("gaussian", "pure"):
         raise FljaxError(f"Expected noise {noise.kind!r} to be Gaussian beside a private choice of masks or classes.")
     return tuple(parts)

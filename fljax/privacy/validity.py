@@ -17,6 +17,7 @@ SOURCES = {
     "ordered": "a fixed or rolling order of the neurons",
     "paid": "a noised query of its own, whose cost is in the accounting",
     "votes": "private choices of the exponential mechanism, whose cost is in the accounting",
+    "reported": "the client's private data, by randomised response whose cost is in the accounting",
     "exact": "the client's private data",
 }
 """What masks may be computed from. All but ``exact`` are public, post-processing, or paid for."""
@@ -29,6 +30,7 @@ ROUTES = {
     "ordered": "independent of the data",
     "paid": "paid for, within this epsilon",
     "votes": "paid for, within this epsilon",
+    "reported": "paid for, within this epsilon",
     "exact": "private; see the status and where the noise lives",
 }
 """Why an epsilon may stand beside masks of each source, in words for a statement."""
@@ -65,7 +67,7 @@ def judge(trust: str, source: str, support: str) -> Claim:
     one_of(("central", "local", "distributed", "record"), trust=trust)
     one_of(SOURCES, source=source)
     one_of(SUPPORTS, support=support)
-    if trust == "record" and source in ("exact", "paid", "votes"):
+    if trust == "record" and source in ("exact", "reported", "paid", "votes"):
         return Claim(
             reason=f"at record level the noise is in the training steps, and does not cover {source!r} masks; "
             "take the masks from what was released, or from public data"
@@ -80,6 +82,32 @@ def judge(trust: str, source: str, support: str) -> Claim:
         reason="the noise covers only what private masks kept, so that its support tells them; "
         "noise all coordinates (support = dense) or take the masks from what was released"
     )
+
+
+def judge_positions(trust: str, union: bool, least: int) -> Claim:
+    """What may be claimed of a round whose clients agree on positions before they upload.
+
+    Args:
+      trust: as for ``judge``. union: the counts of a union are told. least: coordinates of fewer clients are left out.
+
+    Returns:
+      An empty claim where nothing but the noised sum, or what is computed from noised uploads, depends on who came.
+      The reason otherwise: a coordinate that is left out for want of clients takes the values of the others with it,
+      so that one client more moves the sum by more than its own bound; the counts of a union are a release without
+      noise, to a server that is not trusted.
+    """
+    one_of(("central", "local", "distributed", "record"), trust=trust)
+    if union and trust != "central":
+        return Claim(
+            reason="the union of the masks is told by counts without noise, to a server that is not trusted; "
+            "set secure.positions = dense"
+        )
+    if least > 1 and trust in ("central", "distributed"):
+        return Claim(
+            reason=f"coordinates of fewer than {least} clients are left out, which depends on who came and is not "
+            "covered by noise; set secure.min_contributors = 1 or secure.positions = dense"
+        )
+    return Claim()
 
 
 RATES = ("public", "private", "paid")

@@ -50,6 +50,33 @@ class SecureConfig(Section):
     leave_after_upload: Annotated[float, Traced("leave_after_upload")] = Field(0.0, ge=0, le=1)
     """of the clients that upload: the share that is gone when the sum is unmasked"""
 
+    positions: Literal["dense", "public", "union", "consensus", "seeded", "ldp"] = "dense"
+    """whose words travel under dropout: all (dense); those a client keeps, told in clear (public) or by randomised
+    response (ldp); those that some client keeps, learnt from counts (union); those of one mask that all have, from a
+    sum of scores or what was released (consensus) or drawn at random (seeded)"""
+    min_contributors: int | None = Field(None, ge=1)
+    """where clients send different words: coordinates of fewer clients are not sent (default 2; 1 leaves none out)"""
+    positions_epsilon: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """positions = "ldp": epsilon of one report of a client's mask; counted with the run's"""
+
+    @property
+    def contributors(self) -> int:
+        """min_contributors, where clients send different words."""
+        return 2 if self.min_contributors is None else self.min_contributors
+
+    @model_validator(mode="after")
+    def _agrees_on_positions(self) -> SecureConfig:
+        if self.positions != "dense" and self.masking in ("none", "shared_key", "flashe"):
+            raise ValueError(
+                f'positions = "{self.positions}" leaves words out, pads too; set masking = "double_mask", "pairwise", '
+                '"otp" or "clear"'
+            )
+        if self.min_contributors is not None and self.positions not in ("public", "ldp", "seeded"):
+            raise ValueError('min_contributors needs positions = "public", "ldp" or "seeded"; leave it out')
+        if (self.positions == "ldp") != (self.positions_epsilon is not None):
+            raise ValueError('positions = "ldp" and positions_epsilon, what one report may cost, go together')
+        return self
+
     @model_validator(mode="after")
     def _has_masks(self) -> SecureConfig:
         if self.masking in ("none", "clear") and self.mode == "masked":
@@ -65,6 +92,50 @@ class SecureConfig(Section):
         return self
 
 
+SHARED = {"consensus": ("fisher", "magnitude", "public", "paid"), "seeded": ("random", "ordered", "rolling")}
+"""Sources of masks by mode of positions, the same mask for all clients."""
+
+
+def own_words(experiment: Any) -> bool:
+    """Do the clients of an experiment send words of different neurons, each its own?"""
+    positions, d = experiment.secure.positions, experiment.dropout
+    return positions in ("public", "ldp") or (
+        positions == "seeded" and (d.source == "random_per_client" or d.tiers != (1.0,))
+    )
+
+
+def unfit_positions(experiment: Any) -> str | None:
+    """Why secure.positions do not go with the rest of an experiment, with the remedy, or None."""
+    secure, privacy, d = experiment.secure, experiment.privacy, experiment.dropout
+    if d.source == "self_released":
+        return 'dropout.source = "self_released" needs single uploads, which [secure] hides; set masking = "none"'
+    mode = f'secure.positions = "{secure.positions}"'
+    if secure.positions == "dense":
+        return None
+    fits = SHARED.get(secure.positions, ("exact",)) + (("random_per_client",) if secure.positions == "seeded" else ())
+    if d.source not in fits:
+        return f'{mode} needs dropout.source = {" or ".join(fits)}; positions = "dense" goes with all'
+    if d.support == "dense" or privacy.mechanism.startswith("distributed"):
+        return f'{mode} leaves words out, and noise on all values needs all of them; set positions = "dense"'
+    if secure.mode == "protocol":
+        return f'{mode} is simulated in the round; set secure.mode = "masked"'
+    if experiment.he.kind != "none" or (experiment.channel.kind != "none"):
+        return f"{mode} is counted as words of a secure sum alone; leave out [he] and [channel]"
+    if experiment.client.algorithm == "scaffold" or experiment.robust.rule != "none":
+        return f"{mode} is for updates that are summed; leave out scaffold and robust.rule"
+    if secure.positions == "consensus" and d.tiers != (1.0,):
+        return f"{mode} has one mask for all clients; leave out dropout.tiers"
+    if secure.min_contributors is not None and not own_words(experiment):
+        return "secure.min_contributors is for clients that send different words; leave it out"
+    if secure.positions != "ldp":
+        return None
+    if privacy.mechanism != "none" and not privacy.mechanism.startswith("local"):
+        return f'{mode} is for a server that is not trusted; set positions = "dense", or a local mechanism'
+    if d.tiers_redrawn:
+        return f"{mode} reports a mask once, which dropout.tiers_redrawn would change; leave it out"
+    return None
+
+
 def unfit_for_words(experiment: Any) -> str | None:
     """Why the words of [secure] do not go with the rest of an experiment, with the remedy, or None."""
     secure, privacy, dropout = experiment.secure, experiment.privacy, experiment.dropout
@@ -72,8 +143,10 @@ def unfit_for_words(experiment: Any) -> str | None:
         return None
     if experiment.perf.dropout == "compact":
         return 'perf.dropout = "compact" sends small uploads, secure.masking whole ones; set perf.dropout = "masked"'
-    if dropout.source in ("gumbel", "paid"):
-        return f'dropout.source = "{dropout.source}" asks clients for scores as well; set secure.masking = "none"'
+    if dropout.source == "gumbel":
+        return 'dropout.source = "gumbel" asks for votes as well; set secure.masking = "none", or source = "paid"'
+    if (problem := unfit_positions(experiment)) is not None:
+        return problem
     if privacy.mechanism.startswith("distributed"):
         if secure.bits is not None or secure.value_range is not None:
             return "distributed mechanisms have privacy.bits; leave out secure.bits and secure.value_range"

@@ -19,6 +19,7 @@ from fljax.core import tree
 from fljax.core.check import FljaxError, in_range, one_of, positive
 from fljax.core.transform import UpdateTransform, Wire, no_claim
 from fljax.core.types import Array, Ctx, Key, PyTree
+from fljax.secure.positions import COUNTS, count_bits
 from fljax.secure.prf import hashed
 
 RANGED = ("update", "control")
@@ -123,6 +124,8 @@ class Codec(NamedTuple):
 
         Weights that are whole numbers up to L are written exactly.
         """
+        if name == COUNTS:
+            return jnp.float32(1.0)
         if name == "weight":
             return jnp.float32(max(1.0, self.largest_weight / self.top))
         if name in RANGED:
@@ -140,7 +143,8 @@ def fixed_point(
 ) -> UpdateTransform:
     """Writes a payload as words modulo 2^k whose sum decodes to the sum: the last stage before a mask.
 
-    Every part becomes words of one width, the weight too: what a client weighs is never sent beside them. The value
+    Every part becomes words of one width, the weight too: what a client weighs is never sent beside them. A part
+    ``count`` of whole numbers 0 and 1 is written exactly, in words that hold the number of clients. The value
     range C is ``hparams.extra["value_range"]``, traced; other parts than updates lie in -1 .. 1.
 
     Args:
@@ -166,7 +170,7 @@ def fixed_point(
     positive(size=size, largest_weight=largest_weight)
     enough = smallest_bits(value_bits, cohort, bits=bits if overflow == "raise" else None)
     in_range(value_bits, 32, bits=enough if bits is None else bits)
-    it = _FixedPoint(Codec(value_bits, bits or enough, largest_weight), size)
+    it = _FixedPoint(Codec(value_bits, bits or enough, largest_weight), size, cohort)
     return UpdateTransform("fixed_point", it.init, it.encode, it.decode, it.bound, claim=it.claim, wire=it.wire)
 
 
@@ -175,6 +179,7 @@ class _FixedPoint(NamedTuple):
 
     codec: Codec
     size: int
+    cohort: int
 
     def init(self, params, hparams):
         del params, hparams
@@ -188,6 +193,9 @@ class _FixedPoint(NamedTuple):
             raise FljaxError(f"Expected size={self.size!r} to be {found}, the number of values that clients send.")
         words, cut = {}, jnp.float32(0.0)
         for i, name in enumerate(sorted(payload)):
+            if name == COUNTS:
+                words[name] = jax.tree.map(lambda x: x.astype(jnp.uint32), payload[name])
+                continue
             unit = self.codec.unit(name, _range(ctx))
             words[name] = _encode_part(jax.random.fold_in(key, i), payload[name], unit, self.codec.top)
             if name != "weight":
@@ -219,8 +227,8 @@ class _FixedPoint(NamedTuple):
 
     def wire(self, ctx, wires):
         del ctx
-        bits = jnp.int32(self.codec.bits)
-        return {name: Wire(w.values, bits, jnp.int32(0)) for name, w in wires.items()}
+        bits, counted = jnp.int32(self.codec.bits), jnp.int32(count_bits(self.cohort))
+        return {name: Wire(w.values, counted if name == COUNTS else bits, w.extra) for name, w in wires.items()}
 
 
 def _range(ctx: Ctx) -> Array:

@@ -23,31 +23,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fljax.core.check import in_range, one_of, positive
+from fljax.core.check import FljaxError, in_range, one_of, positive
 from fljax.core.transform import UpdateTransform, Wire, no_claim, stateless
 from fljax.core.types import Array, Ctx, PyTree
 from fljax.secure.graph import Graph
 from fljax.secure.ledger import key_traffic
+from fljax.secure.positions import COUNTS, covered_words
 from fljax.secure.prf import Pads, add_pads, words_of
 from fljax.secure.secagg import Edges, Parties, Requests, edges, on_ring, pad_key, parties, recoverable
 from fljax.secure.secagg import requests as asked_for
 
 MODES = ("ideal", "masked")
+SPARSE = ("otp", "pairwise", "double_mask")
+"""Masks whose pads may be left out where a client sends no word."""
 
 
 class Lanes(NamedTuple):
     """How words are masked; static. size: P, values of one client beside its weight. bits: k. prf: see
-    ``fljax.secure.prf``. mode: ``ideal`` | ``masked``."""
+    ``fljax.secure.prf``. mode: ``ideal`` | ``masked``. groups: neuron groups where words are sent for the agreed
+    positions alone (``fljax.secure.positions``), None for a word for every value."""
 
     size: int
     bits: int
     prf: str = "threefry"
     mode: str = "ideal"
+    groups: Any = None
 
     def check(self) -> Lanes:
         """Raises FljaxError for numbers out of range and unknown names; returns itself."""
@@ -78,11 +83,11 @@ def otp(lanes: Lanes) -> UpdateTransform:
     alone. Against everybody else an upload is a one-time pad."""
 
     def own(ctx: Ctx, who: Parties) -> Pads:
-        return Pads(who.places[ctx.slot][None], jnp.ones(1, jnp.int32))
+        return _of_one(who.places[ctx.slot][None], jnp.ones(1, jnp.int32))
 
     def sent(ctx: Ctx, who: Parties) -> Pads:
         del ctx
-        return Pads(who.places, who.uploaded.astype(jnp.int32)).compact()
+        return _of_one(who.places, who.uploaded.astype(jnp.int32)).compact()
 
     return _mask("otp", lanes, own, sent)
 
@@ -140,13 +145,13 @@ def double_mask(lanes: Lanes, graph: Graph) -> UpdateTransform:
     def own(ctx: Ctx, who: Parties) -> Pads:
         place = who.places[ctx.slot]
         pairs = _own_pairs(graph, who, place)
-        return _join(pairs, Pads(_self_id(graph, who, place)[None], jnp.ones(1, jnp.int32)))
+        return _join(pairs, _of_one(place[None], jnp.ones(1, jnp.int32), _self_id(graph, who, place)[None]))
 
     def sent(ctx: Ctx, who: Parties) -> Pads:
         del ctx
         got = asked_for(who)
         places = jnp.arange(who.places.shape[0], dtype=jnp.int32)
-        own_masks = Pads(_self_id(graph, who, places), got.self_masks.astype(jnp.int32))
+        own_masks = _of_one(places, got.self_masks.astype(jnp.int32), _self_id(graph, who, places))
         return _join(_revealed_pairs(edges(graph, who), got), own_masks).compact()
 
     return _mask("double_mask", lanes, own, sent, graph)
@@ -162,14 +167,14 @@ def _own_pairs(graph: Graph, who: Parties, place: Array) -> Pads:
     out = edges(graph, who, here, distance)
     into = edges(graph, who, (here - distance) % jnp.maximum(who.size, 1), distance)
     member = (place < who.size).astype(jnp.int32)
-    return _join(Pads(out.ids, member * out.there), Pads(into.ids, -member * into.there))
+    return _join(_of_pair(out, member * out.there), _of_pair(into, -member * into.there))
 
 
 def _revealed_pairs(e: Edges, got: Requests) -> Pads:
     """What pads of pairs leave in the sum: those between one that came and one whose keys were revealed."""
     came, gone = got.self_masks.astype(jnp.int32), got.pair_keys.astype(jnp.int32)
     left = came[e.start] * gone[e.end] - gone[e.start] * came[e.end]
-    return Pads(e.ids.ravel(), (left * e.there).ravel())
+    return _of_pair(e, left * e.there)
 
 
 def _self_id(graph: Graph, who: Parties, place: Array) -> Array:
@@ -177,8 +182,18 @@ def _self_id(graph: Graph, who: Parties, place: Array) -> Array:
     return who.places.shape[0] * graph.reach + place
 
 
+def _of_one(places: Array, signs: Array, ids: Array | None = None) -> Pads:
+    """Pads that belong to one client each; by default numbered by its place."""
+    return Pads(places if ids is None else ids, signs, ends=jnp.stack([places, places], axis=-1))
+
+
+def _of_pair(e: Edges, signs: Array) -> Pads:
+    return Pads(e.ids.ravel(), signs.ravel(), ends=jnp.stack([e.start.ravel(), e.end.ravel()], axis=-1))
+
+
 def _join(a: Pads, b: Pads) -> Pads:
-    return Pads(jnp.concatenate([a.ids, b.ids]), jnp.concatenate([a.signs, b.signs]))
+    ends = None if a.ends is None or b.ends is None else jnp.concatenate([a.ends, b.ends])
+    return Pads(jnp.concatenate([a.ids, b.ids]), jnp.concatenate([a.signs, b.signs]), ends=ends)
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
@@ -193,13 +208,22 @@ def _mask(
 ) -> UpdateTransform:
     """A mask from two lists of pads: those of ONE client, and those that are in the sum of all who uploaded."""
     lanes, make = lanes.check(), words_of(lanes.prf)
+    if lanes.groups is not None and scheme not in SPARSE:
+        raise FljaxError(f"Expected masking={scheme!r} to be one of {SPARSE} where words are left out. Use these.")
     masked, others = lanes.mode == "masked", 0 if graph is None else min(graph.degree, graph.clients - 1)
+
+    def cover(ctx: Ctx, who: Parties, words: PyTree) -> Callable | None:
+        if lanes.groups is None or ctx.positions is None:
+            return None
+        covers = covered_words(lanes.groups, ctx.positions, on_ring(who, jnp.arange(who.places.shape[0])), words)
+        return lambda one, other: _flatten(covers(one, other))[0]
 
     def encode(key, ctx, payload, server_state, client_state):
         del key, server_state
         flat, back = _flatten(payload)
         if masked:
-            flat = add_pads(flat, make, pad_key(ctx), own(ctx, parties(ctx)))
+            who = parties(ctx)
+            flat = add_pads(flat, make, pad_key(ctx), own(ctx, who), cover(ctx, who, payload))
         return back(flat), client_state, {}
 
     def decode(key, ctx, total, alive, state):
@@ -207,7 +231,7 @@ def _mask(
         who = parties(ctx)
         flat, back = _flatten(total)
         if masked:
-            flat = add_pads(flat, make, pad_key(ctx), sent(ctx, who).negative())
+            flat = add_pads(flat, make, pad_key(ctx), sent(ctx, who).negative(), cover(ctx, who, total))
         enough = jnp.bool_(True) if graph is None else recoverable(graph, who)
         info = {"aborted": 1.0 - enough, "members": who.size.astype(jnp.float32)}
         return back(jnp.where(enough, flat, 0)), state, info
@@ -216,8 +240,10 @@ def _mask(
         del ctx
         bits, whole = jnp.int32(lanes.bits), jnp.int32(lanes.size)
         apart = sum((w.values for name, w in wires.items() if name not in ("update", "weight")), jnp.int32(0))
-        words = {name: Wire(w.values, bits, jnp.int32(0)) for name, w in wires.items()}
+        words = {n: Wire(w.values, w.bits if n == COUNTS else bits, jnp.int32(0)) for n, w in wires.items()}
         keys = jnp.int32(key_traffic(scheme, others).sent)
+        if lanes.groups is not None:  # words of the agreed positions, and what agreeing on them cost
+            return words | {"update": Wire(wires["update"].values, bits, keys + wires["update"].extra)}
         return words | {"update": Wire(whole - apart, bits, keys)}  # a word for every value, whatever is kept
 
     def proceeds(ctx):

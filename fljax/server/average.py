@@ -6,6 +6,8 @@ constant wherever privacy is claimed: dividing by who really came would release 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -113,7 +115,7 @@ def bounded_average(cap: float, total_weight: float, population: int) -> UpdateT
     return average._replace(denominator="weights")
 
 
-def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
+def coordinate_average(kind: str, least: float = 1.0, groups: Any = None) -> UpdateTransform:
     """Every coordinate divided by how many clients hold it, where clients keep different neurons.
 
     With r = E|cohort|, pi_j the public share of clients that keep coordinate j and n_j how many of them came:
@@ -130,6 +132,8 @@ def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
     Args:
       kind: ``count`` (a function of who came: no epsilon by a server's noise), ``floored`` or ``inverse`` (public).
       least: floor of ``floored``, in clients.
+      groups: neuron groups, where the counts are part of a secure sum: one for each set of neurons that parameters
+        belong to, and of the clients with examples alone (one whose update is not finite sends zeros).
     """
     one_of(["count", "floored", "inverse"], denominator=kind)
     positive(least=least)
@@ -145,14 +149,20 @@ def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
         del key, server_state
         parts = {name: part for name, part in payload.items() if name != "weight"}
         if kind == "count":
-            ones = jax.tree.map(jnp.ones_like, parts["update"])
-            parts["count"] = ones if ctx.support is None else ctx.support
+            held = jax.tree.map(jnp.ones_like, parts["update"]) if ctx.support is None else ctx.support
+            if groups is not None:
+                here = (payload["weight"] > 0).astype(jnp.float32)
+                held = {name: cell * here for name, cell in groups.cells(held).items()}
+            parts["count"] = held
         return parts, client_state, {}
 
     def decode(key, ctx, total, alive, state):
         del key, alive
-        counts = jax.tree.map(lambda n: jnp.maximum(n, 1.0), total["count"]) if kind == "count" else None
-        counts = holders(ctx, total["update"]) if counts is None else counts
+        if kind == "count":
+            counts = total["count"] if groups is None else groups.spread_cells(total["update"], total["count"])
+            counts = jax.tree.map(lambda n: jnp.maximum(n, 1.0), counts)
+        else:
+            counts = holders(ctx, total["update"])
         update = jax.tree.map(lambda x, n: x / jnp.where(n > 0, n, 1.0), total["update"], counts)
         others = {name: part for name, part in total.items() if name not in ("update", "count")}
         return {**jax.tree.map(lambda x: x / ctx.expected, others), "update": update}, state, {}
@@ -170,10 +180,15 @@ def coordinate_average(kind: str, least: float = 1.0) -> UpdateTransform:
 
     def claim(hparams):
         del hparams
-        counted = "every coordinate is divided by the number of clients that came and kept it"
+        counted = (
+            "every coordinate is divided by the number of clients that came and kept it, which is released without "
+            "noise; set server.denominator = expected"
+        )
         return Claim(reason=counted if kind == "count" else None, divides=True)
 
     def wire(ctx, wires):
-        return wires | {"count": wires["count"]._replace(values=jnp.int32(0))} if kind == "count" else wires
+        if kind != "count" or groups is not None:  # a secure sum carries them
+            return wires
+        return wires | {"count": wires["count"]._replace(values=jnp.int32(0))}
 
     return UpdateTransform("average", stateless, encode, decode, bound, noise, claim, wire, denominator=kind)

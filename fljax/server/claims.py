@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fljax.core.transform import Claim, Noise, join_claims, total_bound
 from fljax.core.types import Array, Bounds, Ctx, Hparams, Params, SubModel
-from fljax.privacy.validity import judge, judge_rates
+from fljax.privacy.validity import judge, judge_positions, judge_rates
 from fljax.server.clients import Parts, Tiers
 from fljax.server.sampler import Sampler
 
@@ -37,7 +37,9 @@ def round_claim(sampler: Sampler, parts: Parts, hparams: Hparams, params: Params
     own = sub.own is not None and noise.trust == "local"
     shared = sub.own is None  # a server noises all that its clients may have chosen
     support = sub.support if own or shared else "dense"
-    claim = join_claims([*joined, judge(noise.trust, sub.source, support), _rates(noise.trust, parts.tiers)])
+    agreed = parts.agreement
+    told = Claim() if agreed is None else judge_positions(noise.trust, agreed.union, agreed.least)
+    claim = join_claims([*joined, judge(noise.trust, sub.source, support), told, _rates(noise.trust, parts.tiers)])
     beside = _beside(sub, parts.tiers, hparams)
     return claim._replace(noise=_with(noise, beside), masks=sub.source)
 

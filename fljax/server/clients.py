@@ -32,6 +32,7 @@ from fljax.core.types import (
 )
 from fljax.dropout.measure import kept_energy, kept_share
 from fljax.server.execute import Collected, PerfFlags, Slots, auto_chunk, run_clients
+from fljax.server.positions import PRIVATE, Agreed, Agreement, differs, own_ctx, words_of_client
 
 
 class Tiers(NamedTuple):
@@ -125,16 +126,21 @@ class Parts(NamedTuple):
     perf: PerfFlags
     capacity: int
     adversary: Adversary | None = None
+    agreement: Agreement | None = None
     link: Link = Link()
 
 
 class Sent(NamedTuple):
-    """What the server hands to the clients of a round: parameters, state of the algorithm, and whose neurons count."""
+    """What the server hands to the clients of a round: parameters, state of the algorithm, and whose neurons count.
+
+    agreed: what the clients chose before the round's uploads, where positions are agreed on; else None.
+    """
 
     params: Params
     algorithm: PyTree
     transforms: PyTree
     selection: Selection | None
+    agreed: Agreed | None = None
 
 
 def init_choices(parts: Parts, params: Params) -> PyTree:
@@ -249,15 +255,18 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
       not alive, and its old states stay.
     """
     state, sending, choice = own
-    mine = ctx._replace(id=slot.ids, slot=slot.place)
-    if parts.tiers is not None:
-        mine = mine._replace(keep_rate=ctx.keep_rate * parts.tiers.in_round(ctx).rate(slot.ids))
+    mine = own_ctx(parts, ctx, slot)
     shard = data.take(slot.place, slot.ids)
     if parts.adversary is not None and parts.adversary.poison is not None:
         shard = parts.adversary.poison(mine, slot.malicious, shard)
     mask, new_choice, traffic = (None, choice, {}) if whole else _mask(parts, mine, sent, slot.keys, choice, shard)
+    shown = mask  # the part of it that is sent
+    if sent.agreed is not None:
+        words = words_of_client(parts, mine, sent.params)
+        shown = jax.tree.map(jnp.multiply, mask, words)
+        traffic["words"] = sum(jnp.sum(w > 0, dtype=jnp.int32) for w in jax.tree.leaves(words))
     if mask is not None and (parts.submodel is None or parts.submodel.support == "mask"):
-        mine = mine._replace(support=mask)
+        mine = mine._replace(support=shown)
     in_forward = parts.submodel is None or parts.submodel.forward == "submodel"
     kept = None if mask is None else jax.tree.map(lambda m: m > 0, mask)  # bytes: it is read in every step
     broadcast = Broadcast(sent.params, sent.algorithm, kept if in_forward else None)
@@ -266,7 +275,7 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     if mask is not None and not in_forward:
         energy = kept_energy(payload["update"], mask)
         traffic = traffic | {"kept_energy": energy, "snr_gain": energy / kept_share(mask)}
-    payload = payload | {"update": tree.keep(payload["update"], kept)}
+    payload = payload | {"update": tree.keep(payload["update"], kept if shown is mask else shown)}
     if parts.submodel is not None and parts.submodel.query is not None:
         payload["query"] = parts.submodel.query(stream(slot.keys, "query"), mine, sent.params, shard)
     finite = jnp.isfinite(tree.squared_norm(payload))
@@ -281,6 +290,8 @@ def run_client(parts: Parts, ctx: Ctx, sent: Sent, slot: Slots, own: PyTree, dat
     if parts.submodel is not None and parts.submodel.own is not None:
         new_choice = parts.submodel.own.learn(mine, new_choice, payload["update"])
     states = tree.select(ok, (new_state, new_sending, new_choice), own)
+    if sent.agreed is not None:  # what was announced was told, whatever became of the upload
+        states = (*states[:2], tree.select(slot.alive, new_choice, own[2]))
     came = slot.alive & sound if parts.transform.always else ok
     return tree.zero_unless(came, payload), states, {"ok": ok, "sent": came, **traffic, **info, **seen}
 
@@ -297,20 +308,18 @@ def _mask(parts: Parts, mine: Ctx, sent: Sent, key: Key, choice: PyTree, shard: 
     sub = parts.submodel
     if sub is None or sent.selection is None:
         return None, choice, {}
+    if sent.agreed is not None:
+        neurons, choice, fresh = jax.tree.map(lambda x: x[mine.slot], tuple(sent.agreed))
+        seen = {} if sub.own is None else {"fresh": fresh, "neurons": neurons}
+        return sub.groups.masks(sent.params, neurons), choice, seen
     selection, fresh = sent.selection, jnp.bool_(False)
     if sub.own is not None:
         selection, new = sub.own.choose(stream(key, "masks"), mine, sent.params, choice, shard, selection)
         # Only who looks at its own data needs the whole model to choose; the server knows all other masks.
-        fresh, choice = _differs(choice, new) & (sub.source == "exact"), new
+        fresh, choice = differs(choice, new) & (sub.source in PRIVATE), new
     neurons = sub.masks(mine, selection)
     seen = {} if sub.own is None else {"fresh": fresh, "neurons": neurons}
     return sub.groups.masks(sent.params, neurons), choice, seen
-
-
-def _differs(old: PyTree, new: PyTree) -> Array:
-    """Did any part of a state change?"""
-    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-    return jnp.any(jnp.stack([jnp.any(a != b) for a, b in pairs]))
 
 
 # ---- compact execution ----------------------------------------------------------------------------------------------

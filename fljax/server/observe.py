@@ -19,6 +19,7 @@ from fljax.core.types import Array, Ctx, Params, PyTree, Selection, SubModel
 from fljax.dropout.measure import covered_share, jaccard, pair_overlap
 from fljax.dropout.select import is_refresh
 from fljax.server.execute import Slots
+from fljax.server.positions import PRIVATE
 from fljax.server.traffic import Traffic
 
 
@@ -71,7 +72,7 @@ def count_work(
     asked = sub is not None and sub.query is not None
     if sub is not None and sub.release is not None:
         asked = is_refresh(ctx.round + 1, ctx.hparams)
-    looked = fresh if sub is not None and sub.source == "exact" else jnp.asarray(asked)
+    looked = fresh if sub is not None and sub.source in PRIVATE else jnp.asarray(asked)
     rates = (1.0,) if traffic.tiers is None else traffic.tiers.rates
 
     def each(values: Array) -> Array:

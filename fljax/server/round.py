@@ -49,8 +49,9 @@ from fljax.server.clients import (
 )
 from fljax.server.execute import Collected, PerfFlags, Slots
 from fljax.server.observe import Devices, count_work, mask_metrics
+from fljax.server.positions import Agreed, Agreement, agree
 from fljax.server.sampler import Sampler
-from fljax.server.traffic import Bytes, count_traffic
+from fljax.server.traffic import Bytes, count_agreed, count_traffic
 
 
 class RoundState(NamedTuple):
@@ -125,6 +126,7 @@ def make_round(
     compact: Compact | None = None,
     devices: Devices | None = None,
     adversary: Adversary | None = None,
+    agreement: Agreement | None = None,
     perf: PerfFlags | None = None,
     link: Link | None = None,
 ) -> Round:
@@ -142,6 +144,8 @@ def make_round(
       compact: train physically small sub-models, for a static keep rate; default masks on the whole model.
       devices: classes of devices whose work is counted, for a simulated time; it changes nothing else.
       adversary: simulated malicious clients; default nobody is malicious.
+      agreement: how it is agreed on whose words travel, under a secure sum of words for the kept neurons alone;
+        default an upload is whole, or follows the masks.
       perf: flags for speed alone.
       link: how messages travel, for counting bytes; default as they are.
 
@@ -164,8 +168,8 @@ def make_round(
     if devices is not None:
         devices.check(sampler.population, tiers)
     flags = perf or PerfFlags()
-    meet, sent = aggregator or summed(), link or Link()
-    parts = Parts(local, transform, meet, submodel, tiers, compact, flags, sampler.capacity, adversary, sent)
+    meet, sent, slots = aggregator or summed(), link or Link(), sampler.capacity
+    parts = Parts(local, transform, meet, submodel, tiers, compact, flags, slots, adversary, agreement, sent)
     return _Bound(sampler, parts, server, available, devices).functions()
 
 
@@ -232,8 +236,9 @@ class _Bound(NamedTuple):
         cohort, slots = self._cohort(key, round_key, t, data, hparams)
         ctx = self._ctx(t, round_key, state, hparams, slots)
         ctx, selection = self._select(ctx, state)
+        ctx, agreed = self._agree(ctx, state, selection, slots, data)
 
-        seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect)
+        seen = self._clients(ctx, state, selection, slots, data, self.aggregator.collect, agreed)
         seen = seen if given is None else seen._replace(payload=given)
         released, transforms, aggregated, server_info = self._release(ctx, state, seen, slots)
 
@@ -258,7 +263,8 @@ class _Bound(NamedTuple):
         _, slots = self._cohort(key, round_key, t, data, hparams)
         cohort = Cohort(slots.ids, slots.ids < self.sampler.population)
         ctx, selection = self._select(self._ctx(t, round_key, state, hparams, slots), state)
-        seen = self._clients(ctx, state, selection, slots, data, "concat")
+        ctx, agreed = self._agree(ctx, state, selection, slots, data)
+        seen = self._clients(ctx, state, selection, slots, data, "concat", agreed)
         total = _summed(seen.payload)
         collected = seen._replace(payload=total) if self.aggregator.collect == "sum" else seen
         released, *_ = self._release(ctx, state, collected, slots)
@@ -310,9 +316,18 @@ class _Bound(NamedTuple):
         support, inclusion = shared_masks(self.parts, ctx, state.params, selection)
         return ctx._replace(support=support, inclusion=inclusion), selection
 
-    def _clients(self, ctx: Ctx, state: RoundState, selection, slots: Slots, data, collect: str) -> Collected:
+    def _agree(self, ctx: Ctx, state: RoundState, selection, slots: Slots, data) -> tuple[Ctx, Agreed | None]:
+        """Whose words travel, where that is agreed on before the uploads."""
+        if self.parts.agreement is None:
+            return ctx, None
+        return agree(self.parts, ctx, state.params, selection, slots, state.clients[2], data)
+
+    def _clients(
+        self, ctx: Ctx, state: RoundState, selection, slots: Slots, data, collect: str, agreed: Agreed | None = None
+    ) -> Collected:
         """Runs the clients; a forging adversary has to see what all of them send, whatever the server sees of it."""
-        sent, adversary = Sent(state.params, state.algorithm, state.transforms, selection), self.parts.adversary
+        sent = Sent(state.params, state.algorithm, state.transforms, selection, agreed)
+        adversary = self.parts.adversary
         if adversary is None or adversary.forge is None:
             return run_cohort(self.parts, ctx, sent, slots, state.clients, data, collect)
         seen = run_cohort(self.parts, ctx, sent, slots, state.clients, data, "concat")
@@ -378,8 +393,10 @@ class _Bound(NamedTuple):
 
     def _info(self, ctx: Ctx, cohort: Cohort, slots: Slots, seen: Collected, selection, update, state, data):
         ok, sub, fresh = seen.info["ok"], self.submodel, seen.info.get("fresh", jnp.bool_(False))
-        means = {n: _mean(v, ok) for n, v in seen.info.items() if n not in ("ok", "sent", "fresh", "neurons")}
+        means = {n: _mean(v, ok) for n, v in seen.info.items() if n not in ("ok", "sent", "fresh", "neurons", "words")}
         traffic = count_traffic(self.parts, ctx, selection, state.params, state.algorithm, seen.payload)
+        if self.parts.agreement is not None:
+            traffic = count_agreed(traffic, self.parts, ctx, seen, slots, state.params)
         neurons = seen.info.get("neurons")
         masks = mask_metrics(sub, traffic, ctx, state.submodel, state.params, selection, slots, neurons)
         work = {}

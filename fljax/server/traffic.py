@@ -12,6 +12,8 @@ from fljax.core.transform import Wire
 from fljax.core.types import Array, Ctx, Params, PyTree, Selection, SubModel
 from fljax.dropout.select import is_refresh
 from fljax.server.clients import Parts, Tiers
+from fljax.server.execute import Collected, Slots
+from fljax.server.positions import PRIVATE, told_bits
 
 
 class Bytes(NamedTuple):
@@ -24,6 +26,7 @@ class Bytes(NamedTuple):
 class Traffic(NamedTuple):
     """What one client of each class sends and receives. up, down: [tiers] int32 bytes; whole: () int32 bytes of a full
     download. up_values, down_values: () int32 numbers of the widest class. kept: [tiers] int32 parameters in the mask.
+    each: [C] int32 bytes of the client of every slot, where they are no matter of classes; or None.
     """
 
     tiers: Tiers | None
@@ -33,9 +36,12 @@ class Traffic(NamedTuple):
     up_values: Array
     down_values: Array
     kept: Array
+    each: Array | None = None
 
     def uplink(self, ids: Array, who: Array) -> Bytes:
         """Bytes that the clients ids [C] for which who [C] is True send together."""
+        if self.each is not None:
+            return _bytes(self.each, who)
         return self._total(self.up, ids, who)
 
     def downlink(self, ids: Array, who: Array, fresh: Array) -> Bytes:
@@ -47,8 +53,11 @@ class Traffic(NamedTuple):
         return jnp.broadcast_to(self.whole, self.down.shape)
 
     def _total(self, each: Array, ids: Array, who: Array) -> Bytes:
-        mine = each[0] if self.tiers is None else each[self.tiers.place(ids)]
-        return Bytes(jnp.sum(jnp.where(who, mine // 1024, 0)), jnp.sum(jnp.where(who, mine % 1024, 0)))
+        return _bytes(each[0] if self.tiers is None else each[self.tiers.place(ids)], who)
+
+
+def _bytes(mine: Array, who: Array) -> Bytes:
+    return Bytes(jnp.sum(jnp.where(who, mine // 1024, 0)), jnp.sum(jnp.where(who, mine % 1024, 0)))
 
 
 def count_traffic(
@@ -84,6 +93,30 @@ def count_traffic(
         down_values=_most(down),
         kept=jnp.stack(kept),
     )
+
+
+def count_agreed(traffic: Traffic, parts: Parts, ctx: Ctx, seen: Collected, slots: Slots, params: Params) -> Traffic:
+    """The traffic with what every client of a round really sent: its words, and what agreeing on them took.
+
+    Args:
+      traffic: of the classes. ctx: of the server, with positions. seen: of the clients. slots: the cohort.
+    """
+    sub, words = parts.submodel, seen.info["words"]
+    assert sub is not None and ctx.positions is not None
+    copies = parts.capacity if parts.aggregator.collect == "concat" else 1
+
+    def one(kept: Array, neurons: dict[str, Array]) -> tuple[Array, Array]:
+        told = told_bits(parts, position_bits(sub, neurons))
+        wires = _written(parts, ctx, seen.payload, kept, told, params, copies)
+        sent = sum((w.values for w in wires.values()), jnp.int32(0))
+        return wire_bytes(parts.transform.wire(ctx, wires)) + parts.link.overhead, sent
+
+    own = seen.info.get("neurons")
+    each, values = jax.vmap(one)(words, ctx.positions.rows if own is None else own)
+    count = traffic.up.shape[0]
+    place = jnp.zeros_like(slots.ids) if traffic.tiers is None else traffic.tiers.place(slots.ids)
+    most = jnp.zeros(count, each.dtype).at[place].max(jnp.where(slots.alive, each, 0))
+    return traffic._replace(each=each, up=most, up_values=jnp.max(jnp.where(slots.alive, values, 0)))
 
 
 def _most(values: list[Array]) -> Array:
@@ -128,8 +161,8 @@ def _written(
     """
     sub, like = parts.submodel, jax.tree.structure(params)
     dense = sub is None or (sub.support == "dense" and parts.transform.always)  # noise on all: all of it is sent
-    private = sub is not None and sub.own is not None and sub.source == "exact" and not dense
-    positions = listed if private else jnp.int32(0)
+    private = sub is not None and sub.own is not None and sub.source in PRIVATE and not dense
+    positions = listed if private or parts.agreement is not None else jnp.int32(0)
 
     def wire(name: str, part: PyTree) -> Wire:
         values = jnp.int32(tree.num_elements(part) // copies)

@@ -28,12 +28,14 @@ MOST_WORDS = 2**20
 """Words of one upload up to which the host makes all pads."""
 
 
-def protocol_exchange(experiment: Experiment, sampler: Sampler, size: int, key: Key, numbers: Hparams) -> Exchange:
+def protocol_exchange(
+    experiment: Experiment, sampler: Sampler, size: int, key: Key, numbers: Hparams, groups: Any = None
+) -> Exchange:
     """The protocol in the place of the sum of a round.
 
     Args:
       sampler: who takes part. size: P, the number of shared parameters. key, numbers: of the run, from which follows
-        who drops out when.
+        who drops out when. groups: neuron groups of the model.
 
     Raises:
       FljaxError: more clients or words than real cryptography is offered for; the package is missing; from a round, a
@@ -41,7 +43,7 @@ def protocol_exchange(experiment: Experiment, sampler: Sampler, size: int, key: 
     """
     check_alone()
     require()
-    lanes, graph = word_lanes(experiment, sampler, size), round_graph(experiment, sampler)
+    lanes, graph = word_lanes(experiment, sampler, size, groups), round_graph(experiment, sampler)
     _check_small(sampler.capacity, lanes.size)
     told: dict[str, Any] = {"mode": "protocol", "rounds": 0, "aborted": 0, "clients": 0, "seconds": 0.0}
     told |= {"sent_bytes": {}, "seeds_recovered": 0, "pad_keys_recovered": 0}

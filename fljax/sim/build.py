@@ -30,6 +30,7 @@ from fljax.data import Dataset, load_dataset
 from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout
 from fljax.dropout.information import Learner
+from fljax.dropout.positions import reported_positions
 from fljax.dropout.sources import exact_dropout, paid_dropout, public_dropout, random_per_client, self_released_dropout
 from fljax.dropout.votes import gumbel_dropout
 from fljax.dropout.widths import random_widths
@@ -56,6 +57,7 @@ from fljax.sim.defence import attack_goal, make_aggregator, make_attack, robust_
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
 from fljax.sim.mesh import client_mesh
+from fljax.sim.secure import agreement
 from fljax.sim.tiers import check_tiers, make_tiers, noise_trap
 
 SUBMODELS = {
@@ -139,7 +141,7 @@ def build(
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
     chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
-    chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size)
+    chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups)
     dropped = _dropout(experiment, model, loss, dataset, population)
     built = make_round(
         sampler=sampler,
@@ -150,6 +152,7 @@ def build(
         adversary=make_attack(experiment, dataset, population),
         available=extra.available(bernoulli_availability),
         **dropped,
+        agreement=agreement(experiment),
         devices=counted_devices(experiment, population, dataset.train.max_size),
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
         link=_link(experiment),
@@ -191,7 +194,9 @@ def _submodel(experiment: Experiment, model: Model, loss: Loss, dataset: Dataset
     if d.source == "gumbel":
         return gumbel_dropout(learner, d.forward, d.information)
     if d.source == "exact":
-        return exact_dropout(learner, d.forward, d.support, d.information, d.positions)
+        chosen = exact_dropout(learner, d.forward, d.support, d.information, d.positions)
+        epsilon = experiment.secure.positions_epsilon
+        return chosen if epsilon is None else reported_positions(chosen, epsilon)
     if d.source == "self_released":  # the std that local_gaussian adds to one upload
         return self_released_dropout(model.groups, d.forward, lambda c: c.hparams.noise_multiplier * c.hparams.clip)
     return SUBMODELS[d.source](model.groups, d.forward)

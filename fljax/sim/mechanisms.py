@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fljax import recipes
 from fljax.compress.feedback import error_feedback
 from fljax.compress.quantise import quantise, sign_quantise
@@ -20,22 +22,22 @@ from fljax.sim.secure import secure_stages
 
 
 def make_transform(
-    experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1
+    experiment: Experiment, sampler: Sampler, size: int, leaves: int, largest: int = 1, groups: Any = None
 ) -> UpdateTransform:
     """The chain of an experiment: compression, average, clip and noise where privacy is asked for, words and masks.
 
     Args:
       experiment: validated. sampler: who takes part. size: P, the number of shared parameters. leaves: of their arrays.
-      largest: examples of the largest client.
+      largest: examples of the largest client. groups: neuron groups of the model, where it has any.
     """
-    first, last = _compression(experiment.compress, leaves), secure_stages(experiment, sampler, size, largest)
+    first, last = _compression(experiment.compress, leaves), secure_stages(experiment, sampler, size, largest, groups)
     server, privacy = experiment.server, experiment.privacy
     if server.denominator == "realised":
         weights = "present" if last and server.weights == "uniform" else server.weights
         return chain(*first, realised_average(weights), *last)
     average = expected_average()
     if server.denominator != "expected":
-        average = coordinate_average(server.denominator, server.least_holders)
+        average = coordinate_average(server.denominator, server.least_holders, groups if last else None)
     if server.weight_cap is not None and server.total_weight is not None:
         average = bounded_average(server.weight_cap, server.total_weight, sampler.population)
     if privacy.mechanism in ("none", "record_gaussian"):  # at record level the noise is in the clients' own steps

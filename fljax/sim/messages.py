@@ -34,7 +34,7 @@ class Words(NamedTuple):
     whole: bool = True
 
 
-def words_of(experiment: Experiment, sampler: Sampler, size: int) -> Words | None:
+def words_of(experiment: Experiment, sampler: Sampler, size: int, groups: Any = None) -> Words | None:
     """How uploads of an experiment are written as words; None where they are not."""
     masking, mechanism = experiment.secure.masking, experiment.privacy.mechanism
     if masking == "none":
@@ -44,7 +44,7 @@ def words_of(experiment: Experiment, sampler: Sampler, size: int) -> Words | Non
         graph = round_graph(experiment, sampler)
         others = min(graph.degree, graph.clients - 1)
     keys = 0 if masking == "clear" else key_traffic(masking, others).sent // 8
-    return Words(word_lanes(experiment, sampler, size).bits, keys, masking != "clear")
+    return Words(word_lanes(experiment, sampler, size, groups).bits, keys, masking != "clear")
 
 
 class Written(NamedTuple):

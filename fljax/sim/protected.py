@@ -24,11 +24,12 @@ def make_host(experiment: Experiment, program: Program, key: Key, numbers: Hpara
     """
     checks = []
     if experiment.channel.kind != "none" and experiment.channel.verify_rounds:
-        words = words_of(experiment, program.sampler, _size(program))
+        words = words_of(experiment, program.sampler, _size(program), program.model.groups)
         checks.append(channel_check(experiment, program.sampler.population, words))
     he, exchange = experiment.he, None
     if experiment.secure.mode == "protocol":
-        exchange = protocol_exchange(experiment, program.sampler, _size(program), key, numbers)
+        groups = program.model.groups
+        exchange = protocol_exchange(experiment, program.sampler, _size(program), key, numbers, groups)
     if he.kind != "none" and he.mode == "exact":
         exchange = he_exchange(experiment, _size(program))
     elif he.kind != "none" and he.verify_rounds:

@@ -86,7 +86,8 @@ class Outcome:
     @property
     def secure(self) -> dict[str, Any]:
         """Words and masks: who reads what, bits, graph, expansion, aborted rounds; {} where floats are sent."""
-        return describe_secure(self.experiment, self.program.sampler, self.params, self.history)
+        groups = self.program.model.groups
+        return describe_secure(self.experiment, self.program.sampler, self.params, self.history, groups)
 
     @property
     def detection(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from fljax.core.types import Broadcast, Ctx
 from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rolling_dropout
 from fljax.dropout.fisher import fisher_dropout
 from fljax.dropout.information import Learner
+from fljax.dropout.positions import reported_positions
 from fljax.dropout.ranked import ranked_submodel
 from fljax.dropout.sources import (
     exact_dropout,
@@ -43,6 +44,7 @@ from fljax.secure.encrypted import Selective, encrypted_sum
 from fljax.secure.fixedpoint import fixed_point
 from fljax.secure.graph import choose_graph
 from fljax.secure.masks import Lanes, double_mask, flashe, otp, pairwise, shared_key
+from fljax.secure.positions import suppress
 from fljax.server.average import bounded_average, coordinate_average, expected_average, realised_average
 from fljax.server.clients import Tiers
 from fljax.server.optim import SERVER_OPTIMISERS
@@ -101,6 +103,7 @@ TRANSFORMS = {
     "sign_quantise": lambda: sign_quantise(LEAVES),
     "error_feedback": lambda: error_feedback(chain(top_k(), sign_quantise(LEAVES, sparse=True))),
     "chain": lambda: chain(realised_average(), chain()),
+    "suppress": lambda: chain(realised_average(), fixed_point(16, 5, P, largest_weight=6.0), suppress(GROUPS, 2)),
     "encrypted_sum": lambda: encrypted_sum(realised_average(), Ckks(), P),
     "encrypted_sum selective": lambda: encrypted_sum(recipes.private_average(), Ckks(), P, Selective(0.3)),
     "encrypted_sum noised": lambda: encrypted_sum(
@@ -135,6 +138,7 @@ SUBMODELS = {
     "public_dropout": lambda: public_dropout(LEARNER, jnp.ones((3, tiny.FEATURES))),
     "paid_dropout": lambda: paid_dropout(LEARNER),
     "gumbel_dropout": lambda: gumbel_dropout(LEARNER),
+    "reported_positions": lambda: reported_positions(exact_dropout(LEARNER), 4.0),
     "exact_dropout": lambda: exact_dropout(LEARNER),
     "self_released_dropout": lambda: self_released_dropout(GROUPS, std=lambda ctx: ctx.hparams.clip),
     "ranked_submodel": lambda: ranked_submodel(

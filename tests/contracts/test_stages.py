@@ -57,7 +57,7 @@ def _abstract(tree) -> bool:
     return all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
 
 
-INTEGERS = ("distributed_noise", "fixed_point", "shared_key", "otp", "flashe", "pairwise", "double_mask")
+INTEGERS = ("distributed_noise", "fixed_point", "suppress", "shared_key", "otp", "flashe", "pairwise", "double_mask")
 """Stages whose clients send integers."""
 
 

@@ -65,6 +65,20 @@ def test_more_defences_never_show_more():
             assert set(both) <= set(visible(adversary, [name])) <= set(visible(adversary, ["plain"]))
 
 
+def test_positions_are_seen_where_they_are_told():
+    """The server of a secure sum reads no upload; it reads positions in clear, and not those of a union."""
+    assert visible("server", ["secure_sum_of_positions"])[0] == "positions"
+    assert not {"uploads", "positions"} & set(visible("server", ["secure_sum", "client_masks"]))
+
+
+SUMMED = {
+    "dropout.source": "exact",
+    "dropout.keep_rate": 0.5,
+    "secure.masking": "otp",
+    "secure.value_range": 1.0,
+}
+
+
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
@@ -74,6 +88,11 @@ def test_more_defences_never_show_more():
         ({**PRIVATE, "privacy.mechanism": "local_gaussian"}, ["local_noise"]),
         ({"dropout.source": "exact", "dropout.keep_rate": 0.5}, ["client_masks"]),
         ({"dropout.source": "random_per_client", "dropout.keep_rate": 0.5}, ["server_masks"]),
+        (SUMMED, ["secure_sum", "client_masks"]),
+        ({**SUMMED, "secure.positions": "union"}, ["secure_sum", "client_masks"]),
+        ({**SUMMED, "secure.positions": "public"}, ["secure_sum_of_positions", "client_masks"]),
+        ({**SUMMED, "dropout.source": "random_per_client"}, ["secure_sum_of_positions", "server_masks"]),
+        ({**SUMMED, "secure.masking": "clear"}, ["client_masks"]),
         ({"client.shared": ["dense_0"]}, ["partial_sharing"]),
         ({**PRIVATE, "privacy.noise_multiplier": 0.0}, ["plain"]),
     ],

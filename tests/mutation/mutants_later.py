@@ -281,4 +281,53 @@ PICKS = (
     ),
 )
 
-MUTANTS = (*CORRELATION, *RECORDS, *AUDITS, *JUDGED, *PICKS)
+T_POSITIONS, T_REPORTS = "tests/secure/test_secure_positions.py::", "tests/dropout/test_reported_positions.py::"
+POSITIONS = (
+    Mutant(
+        "pads_on_the_words_of_one",
+        35,
+        "a pad of two clients lies on all words of the first, also where the second sends none",
+        "fljax/secure/prf.py",
+        "lies = halved(cover(ends[j, 0], ends[j, 1]))",
+        "lies = halved(cover(ends[j, 0], ends[j, 0]))",
+        T_POSITIONS + "test_one_client_alone_has_no_pad_of_a_pair",
+    ),
+    Mutant(
+        "nothing_is_suppressed",
+        35,
+        "what one client alone uploaded is released",
+        "fljax/secure/positions.py",
+        "enough = jax.tree.map(lambda n: n >= least, counts)",
+        "enough = jax.tree.map(lambda n: n >= 1, counts)",
+        T_POSITIONS + "test_masked_equals_ideal_and_numpy_for_every_pattern_of_drop_outs",
+    ),
+    Mutant(
+        "reports_by_half_the_change",
+        35,
+        "a kept neuron for another one is counted as one changed bit",
+        "fljax/dropout/positions.py",
+        "return sum((2.0 * jnp.minimum(k, n - k)",
+        "return sum((1.0 * jnp.minimum(k, n - k)",
+        T_REPORTS + "test_the_loss_of_a_report_is_at_most_epsilon_and_reaches_it",
+    ),
+    Mutant(
+        "a_new_report_every_round",
+        35,
+        "a client lies anew about the same choice, and averages tell it",
+        "fljax/dropout/positions.py",
+        "told[g] = jnp.where(renewed, jnp.where(lie",
+        "told[g] = jnp.where(renewed | (ctx.round > 0), jnp.where(lie",
+        T_REPORTS + "test_lies_are_as_frequent_as_declared_and_told_once",
+    ),
+    Mutant(
+        "suppression_is_free",
+        35,
+        "coordinates may be left out by who came beside noise of a server",
+        VALIDITY,
+        'if least > 1 and trust in ("central", "distributed"):',
+        "if least < 1:",
+        T_REPORTS + "test_what_may_be_claimed_of_positions",
+    ),
+)
+
+MUTANTS = (*CORRELATION, *RECORDS, *AUDITS, *JUDGED, *PICKS, *POSITIONS)

@@ -302,7 +302,7 @@ MASKS = (
         31,
         "clients that train everything also send what was not selected",
         CLIENTS,
-        'payload = payload | {"update": tree.keep(payload["update"], kept)}',
+        'payload = payload | {"update": tree.keep(payload["update"], kept if shown is mask else shown)}',
         "payload = dict(payload)",
         T_MASKS + "test_what_clients_send_is_exactly_zero_off_the_mask",
     ),

@@ -26,8 +26,8 @@ MUTANTS = (
         41,
         "both clients of a pair add their pad",
         MASKS,
-        "Pads(into.ids, -member * into.there)",
-        "Pads(into.ids, member * into.there)",
+        "_of_pair(into, -member * into.there)",
+        "_of_pair(into, member * into.there)",
         EVERY_PATTERN,
     ),
     Mutant(
@@ -44,8 +44,8 @@ MUTANTS = (
         41,
         "the self masks of those that uploaded stay in the sum",
         MASKS,
-        "Pads(_self_id(graph, who, places), got.self_masks.astype(jnp.int32))",
-        "Pads(_self_id(graph, who, places), jnp.zeros_like(places))",
+        "_of_one(places, got.self_masks.astype(jnp.int32), _self_id(graph, who, places))",
+        "_of_one(places, jnp.zeros_like(places), _self_id(graph, who, places))",
         EVERY_PATTERN,
     ),
     Mutant(

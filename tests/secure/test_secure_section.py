@@ -116,7 +116,7 @@ def test_stages_follow_the_section():
         (
             {"dropout.source": "gumbel", "dropout.warmup_rounds": 1, "privacy.mechanism": "central_gaussian",
              "privacy.clip": 1.0, "server.denominator": "expected", "server.weights": "uniform"},
-            'dropout.source = "gumbel" asks clients for scores',
+            'dropout.source = "gumbel" asks for votes as well',
         ),
         (
             {"privacy.mechanism": "local_gaussian", "privacy.clip": 1.0, "secure.value_range": None,
