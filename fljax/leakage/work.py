@@ -34,6 +34,7 @@ def skipped(reason: str) -> dict[str, Any]:
 
 
 def no_update(work: Work) -> dict[str, Any] | None:
+    """The result of an attack on updates where none is seen, or None where one is."""
     return None if work.view.uploads is not None else skipped(f"the {work.view.adversary} sees no update")
 
 
@@ -48,6 +49,7 @@ def numpy_seed(work: Work) -> list[int]:
 
 
 def is_sum(work: Work) -> bool:
+    """Whether the view holds the sum of several clients."""
     return work.view.uploads is not None and work.view.uploads.sizes.shape[1] > 1
 
 
@@ -66,10 +68,12 @@ def truths_of(work: Work) -> list[np.ndarray]:
 
 
 def labels_of(work: Work) -> list[np.ndarray]:
+    """The labels behind every update of the view."""
     return [round_examples(work.scene)[1]] if is_sum(work) else work.scene.labels()
 
 
 def score(work: Work, guesses: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> metrics.Recovery:
+    """How close guesses come to the truth, in the range of the inputs."""
     protocol = work.scene.protocol
     return metrics.recovery(guesses, truths, protocol.low, protocol.high, protocol.image)
 
