@@ -2,6 +2,7 @@
 
     python -m benchmarks.round --workload cohort_cnn
     python -m benchmarks.round --workload cohort_cnn --privacy central --out benchmarks/results
+    python -m benchmarks.round --workload cohort_cnn --secure counter
     python -m benchmarks.round --workload cohort_cnn --keep 0.25 --dropout-exec compact --json
     python -m benchmarks.round --workload cohort_cnn --compare benchmarks/results/cohort_cnn_cpu.json
 
@@ -23,7 +24,7 @@ import numpy as np
 import fljax
 from benchmarks.programs import compiled_central, compiled_round, matmul_peak, peak_size, speed, spread, turns
 from benchmarks.report import add_flags, deliver, finished
-from benchmarks.workloads import PRIVACY, WORKLOADS, Variant, Workload, equal_twin
+from benchmarks.workloads import PRIVACY, SECURE, WORKLOADS, Variant, Workload, equal_twin
 from fljax.models import model_flops
 from fljax.server.execute import padding_waste
 from fljax.sim.mesh import client_mesh
@@ -82,6 +83,7 @@ def label(variant: Variant) -> str:
     """What tells the file of a variant from others."""
     privacy = "" if variant.privacy == "none" else f"_{variant.privacy}"
     tiers = "_tiers" if len(variant.tiers) > 1 else ""
+    privacy += "" if variant.secure == "none" else f"_secure_{variant.secure}"
     return privacy + ("" if variant.keep is None else f"_keep{variant.keep:g}_{variant.execution}{tiers}")
 
 
@@ -117,6 +119,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, help="clients per vmapped batch; 0 all, 1 one by one (default: chosen)")
     parser.add_argument("--devices", type=int, default=1, help="devices to spread the clients over")
     parser.add_argument("--privacy", choices=PRIVACY, default="none", help="who clips and noises")
+    parser.add_argument(
+        "--secure", choices=SECURE, default="none", help="words, and what makes the pads of a secure sum"
+    )
     parser.add_argument("--keep", type=float, help="keep rate of dropout of neurons (default: no dropout)")
     parser.add_argument("--dropout-exec", choices=("masked", "compact"), default="masked")
     parser.add_argument(
@@ -135,9 +140,11 @@ def main() -> None:
     sizes = {name: value for name in ("clients", "cohort") if (value := getattr(args, name)) is not None}
     work = WORKLOADS[args.workload](**sizes)
     chunk = work.chunk if args.chunk is None else args.chunk
-    variant = Variant(args.privacy, args.keep, args.dropout_exec, tuple(args.tiers))
+    variant = Variant(args.privacy, args.keep, args.dropout_exec, tuple(args.tiers), args.secure)
     numbers = {"clients": work.data.population, "cohort": work.cohort, "chunk": chunk, "devices": args.devices}
     numbers |= {"rounds_per_call": args.rounds_per_call, **variant._asdict(), "tiers": args.tiers}
+    if args.secure == "none":  # as in files from before there were words
+        del numbers["secure"]
     result = {"workload": args.workload, "settings": numbers, **measure(work, variant, args)}
     result = finished("round", result, load)
     name = f"{args.workload}{label(variant)}" + ("" if args.chunk is None else f"_chunk{args.chunk}")

@@ -12,13 +12,16 @@ import numpy as np
 
 import fljax
 from fljax import recipes
-from fljax.core.transform import UpdateTransform
+from fljax.core.transform import UpdateTransform, chain
 from fljax.core.types import Hparams, Round
 from fljax.data.federated import FederatedData
 from fljax.dropout.fisher import fisher_dropout
 from fljax.models import Loss, Model, cnn, mlp, model_flops, resnet
 from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_gaussian
+from fljax.secure.fixedpoint import fixed_point, smallest_bits
+from fljax.secure.graph import choose_graph
+from fljax.secure.masks import Lanes, double_mask
 from fljax.server.clients import Compact, Tiers, divide_among_tiers
 from fljax.server.execute import auto_chunk
 from fljax.server.sampler import Sampler
@@ -167,14 +170,21 @@ PRIVACY = ("none", "central", "adaptive", "local", "discrete_gaussian", "skellam
 """Who clips and noises: nobody, the server (fixed or adaptive clip), every client, or every client a share."""
 
 
+SECURE = ("none", "clear", "ideal", "threefry", "counter")
+"""How uploads are written: as floats; as words in clear; under a secure sum without its pads, or with pads by one of
+two functions (not beside privacy)."""
+
+
 class Variant(NamedTuple):
     """What is done beside FedAvg. privacy: one of ``PRIVACY``. keep: keep rate of dropout of neurons, None for none.
-    execution: ``masked`` or ``compact``. tiers: relative keep rates of the classes of devices."""
+    execution: ``masked`` or ``compact``. tiers: relative keep rates of the classes of devices. secure: one of
+    ``SECURE``."""
 
     privacy: str = "none"
     keep: float | None = None
     execution: str = "masked"
     tiers: tuple[float, ...] = (1.0,)
+    secure: str = "none"
 
 
 def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple[Round, Hparams]:
@@ -189,6 +199,8 @@ def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple
     if private:
         numbers = dataclasses.replace(numbers, clip=1.0, noise_multiplier=1.0)
     transform = _private(work, variant.privacy, sampler) if private else recipes.realised_average("uniform")
+    if variant.secure != "none":
+        numbers, transform = dataclasses.replace(numbers, extra={"value_range": 1.0}), _secure(work, variant.secure)
     parts: dict = {"transform": transform, "perf": perf}
     if variant.keep is not None:
         parts["submodel"] = fisher_dropout(work.model.groups)
@@ -197,6 +209,17 @@ def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple
             parts["tiers"] = Tiers(variant.tiers, divide_among_tiers(work.data.population, shares))
         parts["compact"] = Compact(keep) if variant.execution == "compact" else None
     return fljax.recipes.fedavg(training, sampler, **parts), numbers.arrays()
+
+
+def _secure(work: Workload, kind: str) -> UpdateTransform:
+    """Words of 16-bit values, and SecAgg+ for a cohort of which one client in twenty may be corrupt or drop out."""
+    size = work.model.num_params()
+    stages = [recipes.realised_average("present"), fixed_point(16, work.cohort, size)]
+    if kind != "clear":
+        prf, mode = ("threefry", "ideal") if kind == "ideal" else (kind, "masked")
+        lanes = Lanes(size, smallest_bits(16, work.cohort), prf, mode)
+        stages.append(double_mask(lanes, choose_graph(work.cohort)))
+    return chain(*stages)
 
 
 def _private(work: Workload, privacy: str, sampler: Sampler) -> UpdateTransform:

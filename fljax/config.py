@@ -74,7 +74,7 @@ class Experiment(Section):
     attack: AttackConfig = AttackConfig()
     sweep: SweepConfig | None = None
     perf: PerfConfig = PerfConfig()
-    controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...]]] = Field({})
+    controls: dict[str, dict[str, float | int | str | bool | tuple[int, ...] | tuple[str, ...]]] = Field({})
     """runs to be shown beside this one, by name: dotted fields that they change"""
 
     @model_validator(mode="after")
@@ -157,6 +157,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _streamed_data_are_of_one_run(self) -> Experiment:
+        if self.sweep is not None and (self.he.mode == "exact" or self.secure.mode == "protocol"):
+            raise ValueError('he.mode = "exact" and secure.mode = "protocol" are for single runs; a sweep has no host')
         if self.data.streamed and self.sweep is not None:
             raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
         return self

@@ -61,6 +61,7 @@ MODULES = {
         "fljax.sweep.run",
         "fljax.sweep.store",
         "fljax.audit",
+        "fljax.leakage",
     ],
     "Reports": ["fljax.report", "fljax.report.citation"],
     "Data and models": ["fljax.data", "fljax.models"],

@@ -19,15 +19,16 @@ FEMNIST_PIXELS = 28 * 28
 WRITER_COLUMN = 2
 
 
-def digits(data_dir: str | Path | None = None) -> Source:
+def digits(data_dir: str | Path | None = None, image: bool = False) -> Source:
     """1,797 handwritten digits of 8 x 8 pixels, the only dataset that needs no files.
 
-    x is [n, 64] = pixel / 16. The rows of ``digits.npz`` were shuffled once, by
-    ``numpy.random.default_rng(0).permutation(1797)``; the first 1,430 train and the last 367 test, so the split does
-    not depend on the NumPy version.
+    x is [n, 64] = pixel / 16, or with ``image`` [n, 8, 8, 1], as convolutions want it. The rows of ``digits.npz`` were
+    shuffled once, by ``numpy.random.default_rng(0).permutation(1797)``; the first 1,430 train and the last 367 test, so
+    the split does not depend on the NumPy version.
 
     Args:
       data_dir: not used.
+      image: keep rows and columns.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
       doi 10.24432/C50P49, CC BY 4.0; the copy that scikit-learn ships (the test part of the original).
@@ -35,6 +36,7 @@ def digits(data_dir: str | Path | None = None) -> Source:
     del data_dir
     content = read_npz(Path(__file__).with_name("digits.npz"))
     x, y = content["x"].astype(np.float32) / np.float32(16), content["y"].astype(np.int32)
+    x = x.reshape(-1, 8, 8, 1) if image else x
     return Source(
         name="digits",
         task="classification",

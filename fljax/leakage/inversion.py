@@ -18,8 +18,8 @@ import optax
 
 from fljax.core import tree
 from fljax.core.types import Array, Key, Params, PyTree
-from fljax.leakage.protocol import Protocol
-from fljax.leakage.views import AdversaryView
+from fljax.leakage.protocol import Code
+from fljax.leakage.views import AdversaryView, Uploads
 
 
 class Effort(NamedTuple):
@@ -64,8 +64,8 @@ def invert(key: Key, view: AdversaryView, labels: Array | np.ndarray, effort: Ef
     uploads = view.need("uploads")
     count = labels.shape[0]
     keys = jax.random.split(key, count)
-    run = _solver(view.protocol, effort)
-    return run(view.need("model"), keys, uploads, jax.vmap(_in_place)(jnp.asarray(labels), uploads.sizes))
+    y = jax.vmap(_in_place)(jnp.asarray(labels), uploads.sizes)
+    return _solve(view.need("model"), keys, uploads, y, code=view.protocol.code, effort=effort)
 
 
 def real_examples(sizes: Array, most: int) -> Array:
@@ -79,41 +79,38 @@ def _in_place(labels: Array, sizes: Array) -> Array:
     return jnp.where(real, labels[jnp.maximum(jnp.cumsum(real) - 1, 0)], 0)
 
 
-def _solver(protocol: Protocol, effort: Effort):
-    """The compiled attack: (model, keys [U], uploads, labels) -> (examples, objective)."""
+@partial(jax.jit, static_argnames=("code", "effort"))
+def _solve(model: Params, keys: Key, uploads: Uploads, labels: Array, *, code: Code, effort: Effort):
+    """The compiled attack: keys [U], labels [U, G * M] -> (examples, objective)."""
 
-    @jax.jit
-    def solve(model: Params, keys: Key, uploads, labels: Array):
-        def one(args):
-            key, update, mask, sizes, y = args
-            starts = jax.random.split(key, effort.restarts)
-            tried, reached = jax.vmap(lambda k: _descend(k, protocol, effort, model, update, mask, sizes, y))(starts)
-            best = jnp.argmin(jnp.where(jnp.isfinite(reached), reached, jnp.inf))
-            return tried[best], reached[best]
+    def one(args):
+        key, update, mask, sizes, y = args
+        starts = jax.random.split(key, effort.restarts)
+        tried, reached = jax.vmap(lambda k: _descend(k, code, effort, model, update, mask, sizes, y))(starts)
+        best = jnp.argmin(jnp.where(jnp.isfinite(reached), reached, jnp.inf))
+        return tried[best], reached[best]
 
-        args = (keys, uploads.update, uploads.mask, uploads.sizes, labels)
-        return jax.lax.map(one, args, batch_size=min(protocol.at_once, keys.shape[0]))
-
-    return solve
+    args = (keys, uploads.update, uploads.mask, uploads.sizes, labels)
+    return jax.lax.map(one, args, batch_size=min(code.at_once, keys.shape[0]))
 
 
 def _descend(
-    key: Key, protocol: Protocol, effort: Effort, model: Params, seen: PyTree, mask: PyTree, sizes: Array, y: Array
+    key: Key, code: Code, effort: Effort, model: Params, seen: PyTree, mask: PyTree, sizes: Array, y: Array
 ) -> tuple[Array, Array]:
     """One attempt at one update: (examples [G * M, ...], objective)."""
-    clients, low, high = sizes.shape[0], protocol.low, protocol.high
-    total, shape = y.shape[0], protocol.input_shape
+    clients, low, high = sizes.shape[0], code.low, code.high
+    total, shape = y.shape[0], code.input_shape
     seen = tree.keep(seen, mask)
 
     def simulated(x: Array) -> PyTree:
         each = (x.reshape(clients, total // clients, *shape), y.reshape(clients, -1), sizes)
         if clients == 1:
-            return protocol.simulate(model, mask, *(part[0] for part in each))
-        updates = jax.vmap(partial(protocol.simulate, model, mask))(*each)
+            return code.simulate(model, mask, *(part[0] for part in each))
+        updates = jax.vmap(partial(code.simulate, model, mask))(*each)
         return jax.tree.map(lambda u: jnp.sum(u, axis=0), updates)
 
     def objective(x: Array) -> Array:
-        return misfit(simulated(x), seen) + effort.smooth * total_variation(x, protocol.image) / (high - low)
+        return misfit(simulated(x), seen) + effort.smooth * total_variation(x, code.image) / (high - low)
 
     drops = [effort.iterations * k // 8 for k in (3, 5, 7)]
     adam = optax.adam(optax.piecewise_constant_schedule(effort.rate * (high - low), dict.fromkeys(drops, 0.1)))

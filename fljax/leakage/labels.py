@@ -8,6 +8,7 @@ counts (LLG), and one that learns from public examples what local steps make of 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fljax.core import tree
-from fljax.core.types import Array, Key
-from fljax.leakage.protocol import last_layer
+from fljax.core.types import Array, Key, Params, PyTree
+from fljax.leakage.protocol import Code, last_layer
 from fljax.leakage.views import AdversaryView
 
 MADE_UP = 1000
@@ -123,19 +124,23 @@ def _counts(view: AdversaryView) -> tuple[Array, int]:
 
 def _simulated(view: AdversaryView, rows: np.ndarray) -> np.ndarray:
     """What made-up clients would send, each under the mask of one of the victims: [n, 2 K]."""
-    model, protocol, uploads = view.need("model"), view.protocol, view.need("uploads")
+    model, protocol, mask = view.need("model"), view.protocol, view.need("uploads").mask
     paths = last_layer(protocol, model)
-    assert paths is not None
-    masks = jax.tree.leaves(uploads.mask)[0].shape[0]
+    examples = jnp.asarray(rows), protocol.public_x, protocol.public_y
+    return np.asarray(_ends_of_clients(model, mask, *examples, code=protocol.code, paths=paths), np.float64)
+
+
+@partial(jax.jit, static_argnames=("code", "paths"))
+def _ends_of_clients(model: Params, mask: PyTree, rows: Array, x: Array, y: Array, *, code: Code, paths) -> Array:
+    masks = jax.tree.leaves(mask)[0].shape[0]
 
     def one(args) -> Array:
         chosen, victim = args
-        mask = jax.tree.map(lambda m: m[victim], uploads.mask)
-        x, y = protocol.public_x[chosen], protocol.public_y[chosen]
-        return _ends(tree.named_leaves(protocol.simulate(model, mask, x, y, jnp.int32(rows.shape[1]))), paths)
+        mine = jax.tree.map(lambda m: m[victim], mask)
+        size = jnp.int32(rows.shape[1])
+        return _ends(tree.named_leaves(code.simulate(model, mine, x[chosen], y[chosen], size)), paths)
 
-    run = jax.jit(lambda *args: jax.lax.map(one, args, batch_size=view.protocol.at_once))
-    return np.asarray(run(jnp.asarray(rows), jnp.arange(len(rows)) % masks), np.float64)
+    return jax.lax.map(one, (rows, jnp.arange(len(rows)) % masks), batch_size=code.at_once)
 
 
 def _shares(labels: np.ndarray, classes: int) -> np.ndarray:

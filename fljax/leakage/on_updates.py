@@ -79,13 +79,13 @@ def attack_inversion(work: Work) -> dict[str, Any]:
         return none
     if (reason := _hopeless(work)) is not None:
         return skipped(reason)
-    guesses = _inverted(work, work.view)
-    plain = _inverted(work, work.plain)
+    guesses = inverted(work, work.view)
+    plain = inverted(work, work.plain)
     lines = base_lines(work, [len(g) for g in guesses])
     result = scored(work, score(work, guesses, truths_of(work)), score(work, plain, work.scene.truths()), lines)
-    blind = _without_masks(work)
+    blind = ignoring_masks(work)
     if blind is not None:
-        seen = score(work, _inverted(work, blind), truths_of(work))
+        seen = score(work, inverted(work, blind), truths_of(work))
         result["ignoring_masks"] = seen._asdict()
     effort = {"iterations": work.effort.iterations, "restarts": work.effort.restarts}
     return result | effort | {"pictures": _pictures(work, guesses, plain)}
@@ -126,7 +126,7 @@ def _hopeless(work: Work) -> str | None:
     return None
 
 
-def _inverted(work: Work, view: AdversaryView) -> list[np.ndarray]:
+def inverted(work: Work, view: AdversaryView) -> list[np.ndarray]:
     """Reconstructions of every update of a view, without padding."""
     uploads = view.need("uploads")
     labels = infer_labels(own_key(work, "labels"), view)
@@ -140,7 +140,7 @@ def _inverted(work: Work, view: AdversaryView) -> list[np.ndarray]:
     return [image[keep] for image, keep in zip(np.asarray(images), real, strict=True)]
 
 
-def _without_masks(work: Work) -> AdversaryView | None:
+def ignoring_masks(work: Work) -> AdversaryView | None:
     """The view of an adversary that takes masked updates for whole ones; None where nothing is masked."""
     uploads = work.view.uploads
     if uploads is None or work.scene.program.submodel is None:

@@ -15,6 +15,18 @@ from fljax.data.federated import Shard
 from fljax.models import Loss, Model
 
 
+class Code(NamedTuple):
+    """The hashable part of a protocol, a static argument of compiled attacks: equal code is compiled once. Fields as in
+    ``Protocol``."""
+
+    simulate: Callable[[Params, PyTree, Array, Array, Array], PyTree]
+    input_shape: tuple[int, ...]
+    image: tuple[int, int, int] | None
+    low: float
+    high: float
+    at_once: int
+
+
 class Protocol(NamedTuple):
     """The public part of an experiment, as an adversary can run it itself.
 
@@ -35,6 +47,11 @@ class Protocol(NamedTuple):
     public_y: Array
     num_classes: int
     at_once: int
+
+    @property
+    def code(self) -> Code:
+        """What compiled attacks depend on beside arrays."""
+        return Code(self.simulate, self.input_shape, self.image, self.low, self.high, self.at_once)
 
 
 def client_simulator(local: LocalUpdate, ctx: Ctx, algorithm: PyTree, client_state: PyTree, in_forward: bool):

@@ -91,7 +91,7 @@ def attack(
     """Attacks a scene that is set already; arguments as for ``leakage``, final: the model after the last round."""
     start = time.perf_counter()
     defences = [*declared(scene.experiment), *assume]
-    work = _prepare(scene, adversary, defences, final, effort, stream(jax.random.key(seed), "leakage"))
+    work = prepare(scene, adversary, defences, final, effort, stream(jax.random.key(seed), "leakage"))
     found = {name: ATTACKS[name](work) for name in attacks}
     pictures = found.get("inversion", {}).pop("pictures", None)
     return Leakage(
@@ -110,7 +110,7 @@ def attack(
     )
 
 
-def _prepare(scene: Scene, adversary: str, defences: list[str], final: Params | None, effort: Effort, key: Key) -> Work:
+def prepare(scene: Scene, adversary: str, defences: list[str], final: Params | None, effort: Effort, key: Key) -> Work:
     """Cuts the two views that attacks are compared on."""
     view = make_view(scene, adversary, defences, final)
     ones = ones_like_uploads(scene, len(scene.victims))

@@ -209,7 +209,7 @@ def _protocol(experiment: Experiment, program: Program, ctx: Ctx, state: RoundSt
     simulate = client_simulator(program.local, quiet, state.algorithm, first, sub is None or sub.forward == "submodel")
     public = np.asarray(dataset.test.x)
     shape, reals = tuple(dataset.input_shape), np.issubdtype(public.dtype, np.floating)
-    image = SQUARE.get(dataset.name, shape if len(shape) == 3 else None)
+    image = shape if len(shape) == 3 else SQUARE.get(dataset.name) if len(shape) == 1 else None
     low, high = (float(public.min()), float(public.max())) if reals else (0.0, 1.0)
     together = auto_chunk(tree.num_elements(state.params), 64) or 64
     known = (low, high, dataset.test.x, dataset.test.y, dataset.num_classes)
@@ -246,12 +246,11 @@ def bare_update(program: Program, ctx: Ctx, state: RoundState, client: Array) ->
 def make_view(scene: Scene, adversary: str, defences: list[str], final: Params | None = None) -> AdversaryView:
     """The view of an adversary, cut out of a scene: what its defences hide is None in it.
 
-    Where single uploads are hidden, ``uploads`` is their sum, or else what was released; a sum of integers that wrap
-    around is decoded first.
+    Where single uploads are hidden, or are words and no numbers, ``uploads`` is their sum, or else what was released.
     """
     items = visible(adversary, defences)
     uploads = None
-    if "uploads" in items and "models" in items:
+    if "uploads" in items and "models" in items and is_update(scene, scene.transcript.payloads["update"], 1):
         uploads = Uploads(single_uploads(scene), upload_masks(scene), jnp.asarray(scene.sizes).reshape(-1, 1))
     elif "models" in items and ("sum" in items or "released" in items):
         uploads = _together(scene, "sum" in items)
@@ -265,6 +264,13 @@ def make_view(scene: Scene, adversary: str, defences: list[str], final: Params |
         released=scene.transcript.released["update"] if "released" in items else None,
         final=final if "final" in items else None,
     )
+
+
+def is_update(scene: Scene, sent: PyTree, axes: int) -> bool:
+    """Whether what was sent is real numbers in the shape of the model, behind so many leading axes, and not words."""
+    like = jax.tree.leaves(scene.state.params)
+    shapes = [x.shape[axes:] for x in jax.tree.leaves(sent) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return shapes == [x.shape for x in like]
 
 
 def single_uploads(scene: Scene) -> PyTree:
@@ -293,8 +299,7 @@ def _together(scene: Scene, before_noise: bool) -> Uploads:
     """The sum of the round as one update, before the server's noise or as it was released."""
     whole, like = scene.transcript.released["update"], scene.state.params
     total = scene.transcript.pre_noise["update"]
-    words = scene.experiment.secure.masking != "none"  # whose sum is read once it is unmasked and decoded
-    if before_noise and not words and jax.tree.structure(total) == jax.tree.structure(like):
+    if before_noise and is_update(scene, total, 0):
         whole = total
     support = scene.transcript.public["support"]
     mask = jax.tree.map(jnp.ones_like, like) if support is None else support

@@ -63,7 +63,7 @@ DEFENCES: dict[str, Defence] = {
     "local_noise": Defence({}, "every upload is noised before it leaves its client"),
     "record_noise": Defence({}, "every client noises its own training steps"),
     "distributed_noise": Defence(
-        {"server": (*_SINGLE, "sum"), "eavesdropper": (*_SINGLE, "sum"), "key_holder": ("sum",)},
+        {"server": (*_SINGLE, "sum"), "eavesdropper": (*_SINGLE, "sum"), "key_holder": (*_SINGLE, "sum")},
         "shares of noise under a secure sum: what is decoded is noised, single uploads are hidden",
     ),
     "compression": Defence({}, "fewer values, fewer bits; which were sent is told"),
@@ -71,13 +71,26 @@ DEFENCES: dict[str, Defence] = {
     "server_masks": Defence({}, "every client keeps neurons that the server drew for it"),
     "client_masks": Defence({}, "every client keeps neurons of its own choice, and tells which"),
     "partial_sharing": Defence({}, "some parameters never travel"),
-    "secure_sum": Defence(
+    "words": Defence({}, "updates are written as rounded integers, in clear"),
+    "shared_key": Defence(
+        {"eavesdropper": (*_SINGLE, "sum")},
+        "INSECURE: one key for all, which the server and every client hold; differences of uploads are open to all",
+    ),
+    "one_time_pads": Defence(
         {"server": _SINGLE, "eavesdropper": (*_SINGLE, "sum")},
-        "single uploads are masked; the server sees their sum, and who took part",
+        "a pad for every client and round; who holds the keys reads single uploads",
+    ),
+    "secure_sum": Defence(
+        {"server": _SINGLE, "eavesdropper": (*_SINGLE, "sum"), "key_holder": (*_SINGLE, "sum")},
+        "single uploads are masked by pads of pairs; the server sees their sum, and who took part",
     ),
     "secure_sum_of_positions": Defence(
+        {"server": ("uploads",), "eavesdropper": ("uploads", "sum"), "key_holder": ("uploads", "sum")},
+        "single uploads are masked by pads of pairs; which neurons every client kept is told, in clear or with lies",
+    ),
+    "one_time_pads_of_positions": Defence(
         {"server": ("uploads",), "eavesdropper": ("uploads", "sum")},
-        "single uploads are masked; which neurons every client kept is told, in clear or with lies",
+        "a pad for every client and round; which neurons every client kept is told, in clear or with lies",
     ),
     "channel": Defence(
         {"eavesdropper": (*_SINGLE, "sum", "released", "models")},
@@ -98,18 +111,38 @@ def declared(experiment: Experiment) -> list[str]:
         trust = privacy.mechanism.split("_")[0]
         noisy = (privacy.noise_multiplier or privacy.upload_epsilon or 0) > 0 or privacy.epsilon is not None
         names += [f"{trust}_noise"] if noisy or trust == "distributed" else []
-    if experiment.secure.masking in ("otp", "flashe", "pairwise", "double_mask"):
-        drawn = dropout.source == "random_per_client"  # by the server, which therefore knows them
-        told = drawn or experiment.secure.positions in ("public", "ldp")
-        names.append("secure_sum_of_positions" if told else "secure_sum")
     if experiment.compress.on:
         names.append("compression")
     if dropout.source != "none":
         own = {"exact": "client_masks", "random_per_client": "server_masks", "self_released": "server_masks"}
         names.append(own.get(dropout.source, "shared_masks"))
-    if experiment.client.shared is not None or experiment.client.algorithm == "ditto":
-        names += ["partial_sharing"] if experiment.client.shared is not None else []
-    return names or ["plain"]
+    if experiment.client.shared is not None:
+        names.append("partial_sharing")
+    return [*names, *_encoded(experiment)] or ["plain"]
+
+
+MASKINGS = {
+    "clear": "words",
+    "shared_key": "shared_key",
+    "otp": "one_time_pads",
+    "flashe": "one_time_pads",
+    "pairwise": "secure_sum",
+    "double_mask": "secure_sum",
+}
+"""``secure.masking`` -> defence."""
+
+
+def _encoded(experiment: Experiment) -> list[str]:
+    """Defences of the sections that hide single uploads or what travels."""
+    kinds = {name: getattr(experiment, name, None) for name in ("secure", "channel", "he")}
+    masking = getattr(kinds["secure"], "masking", "none")
+    names = [MASKINGS[masking]] if masking != "none" else []
+    # Masks that the server draws for each client it knows; others are told, or not.
+    told = experiment.dropout.source == "random_per_client" or kinds["secure"].positions in ("public", "ldp")
+    if told and f"{names[0] if names else ''}_of_positions" in DEFENCES:
+        names = [f"{names[0]}_of_positions"]
+    names += ["channel"] if getattr(kinds["channel"], "kind", "none") != "none" else []
+    return names + (["encryption"] if getattr(kinds["he"], "kind", "none") != "none" else [])
 
 
 def visible(adversary: str, defences: Iterable[str]) -> tuple[str, ...]:

@@ -40,6 +40,44 @@ SOURCES = {
     "gumbel": ("durfee2019practical",),
 }
 """Sources of masks that follow a published method; the others have no entry."""
+MASKS = {
+    "otp": ("bonawitz2017practical",),
+    "flashe": ("jiang2021flashe",),
+    "pairwise": ("bonawitz2017practical", "bell2020secure"),
+    "double_mask": ("bonawitz2017practical", "bell2020secure"),
+}
+"""Masks that follow a published method."""
+RULES = {
+    "median": ("yin2018byzantine",),
+    "trimmed_mean": ("yin2018byzantine",),
+    "mean_around_median": ("xie2018generalized",),
+    "sign_majority": ("bernstein2019signsgd",),
+    "krum": ("blanchard2017machine",),
+    "multi_krum": ("blanchard2017machine",),
+    "bulyan": ("elmhamdi2018hidden",),
+    "geometric_median": ("pillutla2022robust",),
+    "centred_clipping": ("karimireddy2021learning",),
+    "divide_and_conquer": ("shejwalkar2021manipulating",),
+    "flame": ("nguyen2022flame",),
+    "fltrust": ("cao2021fltrust",),
+    "foolsgold": ("fung2020limitations",),
+    "norm_bound": ("sun2019can",),
+    "adaptive_norm_bound": ("allouah2025adaptive",),
+    "nearest_neighbour_mixing": ("allouah2023fixing",),
+    "bucketing": ("karimireddy2022byzantine",),
+    "groups": ("velicheti2021secure",),
+}
+ATTACKS = {
+    "label_flip": ("tolpegin2020data",),
+    "backdoor": ("bagdasaryan2020how",),
+    "free_rider": ("fraboni2021free",),
+    "ipm": ("xie2019fall",),
+    "alie": ("baruch2019little",),
+    "min_max": ("shejwalkar2021manipulating",),
+    "min_sum": ("shejwalkar2021manipulating",),
+    "mimic": ("karimireddy2022byzantine",),
+}
+"""Attacks that follow a published method."""
 DATA = {
     "digits": ("alpaydin1998optical",),
     "mnist": ("lecun1998gradient",),
@@ -51,6 +89,19 @@ DATA = {
     "heart_disease": ("janosi1989heart",),
     "synthetic": ("li2020federated",),
 }
+
+
+METHODS = ("algorithm", "optimizer", "mechanism", "source", "masking", "name", "partition", "rule", "kind")
+"""Last parts of the names of fields that choose a method."""
+
+PROBES = {
+    "labels": ("wainakh2022user",),
+    "analytic": ("phong2018privacy", "geiping2020inverting"),
+    "inversion": ("zhu2019deep", "geiping2020inverting", "wang2004image"),
+    "membership": ("yeom2018privacy", "watson2022importance"),
+    "exposure": ("so2023securing",),
+}
+"""What ``fljax leakage`` follows, by attack; the others are this project's own."""
 
 
 def citation(experiment: Experiment) -> str:
@@ -79,10 +130,10 @@ def references() -> dict[str, str]:
 
 
 def works(experiment: Experiment) -> list[str]:
-    """Keys of the works, each once: training, privacy, dropout, compression, data."""
+    """Keys of the works, each once: training, privacy, dropout, compression, encryption, malicious clients, data."""
     keys: list[str] = []
     for e in _variants(experiment):
-        keys += _training(e) + _privacy(e) + _savings(e) + _data(e)
+        keys += _training(e) + _privacy(e) + _savings(e) + _encryption(e) + _malicious(e) + _data(e)
     if experiment.sweep is not None and experiment.privacy.mechanism != "none":
         keys.append("papernot2022hyperparameter")
     return list(dict.fromkeys(keys))
@@ -92,7 +143,7 @@ def _variants(experiment: Experiment) -> list[Experiment]:
     """The experiment as it stands, and with every swept choice between methods."""
     variants = [experiment]
     for name, values in _swept(experiment).items():
-        if name.rsplit(".", 1)[-1] in ("algorithm", "optimizer", "mechanism", "source", "name", "partition"):
+        if name.rsplit(".", 1)[-1] in METHODS:
             variants += [_with(experiment, name, value) for value in values]
     return variants
 
@@ -117,6 +168,11 @@ def _training(e: Experiment) -> list[str]:
     elif e.server.momentum > 0:
         keys.append("hsu2019measuring")
     return keys
+
+
+def _malicious(e: Experiment) -> list[str]:
+    parts = [e.robust.rule, *e.robust.before, *(["groups"] if e.robust.groups > 1 else [])]
+    return [key for part in parts for key in RULES.get(part, ())] + [*ATTACKS.get(e.attack.kind, ())]
 
 
 def _privacy(e: Experiment) -> list[str]:
@@ -144,7 +200,15 @@ def _savings(e: Experiment) -> list[str]:
         keys.append("alistarh2017qsgd")
     if c.quantise == "sign":
         keys.append("karimireddy2019error")
-    return keys
+    return keys + list(MASKS.get(e.secure.masking, ()))
+
+
+def _encryption(e: Experiment) -> list[str]:
+    keys = ["dworkin2007recommendation"] if e.channel.kind == "aes_gcm" else []
+    if e.he.kind == "ckks":
+        keys += ["cheon2017homomorphic", "benaissa2021tenseal"]
+        keys += ["jin2023fedml"] if e.he.share < 1 else []
+    return keys + (["shamir1979how"] if e.secure.mode == "protocol" else [])
 
 
 def _data(e: Experiment) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fljax.report import text
+from fljax.report.citation import PROBES, references
 from fljax.sweep.files import read_json
 from fljax.sweep.store import LEAKAGE
 
@@ -21,8 +22,8 @@ def leakage_section(folder: Path) -> dict[str, Any] | None:
     """What the page shows, or None where the folder holds no ``leakage.json``.
 
     Returns:
-      ``title``: who attacked what; ``facts``: pairs of label and text; ``lines``: attack, what it reached, and beside
-      what; ``skipped``: sentences; ``pictures``: an SVG or None.
+      ``facts``: pairs of label and text; ``lines``: attack, what it reached, and beside what; ``skipped``: sentences;
+      ``pictures``: an SVG or None; ``works``: BibTeX of the attacks.
 
     Raises:
       FljaxError: the file is damaged.
@@ -45,7 +46,9 @@ def leakage_section(folder: Path) -> dict[str, Any] | None:
     audited = found.get("privacy", {}).get("audited")
     if audited:
         facts.append(("audited ε", f"{audited['epsilon_estimate']:.3g}, certified {audited['epsilon_lower']:.3g}"))
+    works, entries = dict.fromkeys(key for name in done for key in PROBES.get(name, ())), references()
     return {
+        "works": "\n\n".join(entries[key] for key in works),
         "facts": facts,
         "lines": [line for name, values in done.items() for line in SAYS[name](name, values)],
         "skipped": [f"{name}: {v['skipped']}" for name, v in attacks.items() if "skipped" in v],

@@ -24,6 +24,7 @@ from fljax.report.encryption import encryption_parts
 from fljax.report.files import Drawn, write_figures
 from fljax.report.leakage import leakage_section
 from fljax.report.plan import make_plan, privacy_line
+from fljax.report.robust_tables import attacks_table
 from fljax.report.tables import Table, main_metric, records_csv, run_summary, summarise
 from fljax.sweep.store import Results, open_results
 
@@ -134,6 +135,7 @@ def render(results: Results, drawn: Mapping[str, Drawn]) -> str:
         x_name=text.axis_label(make_plan(results, metric).x or ""),
         clipping=clip_table(results, metric),
         controls=controls_table(results),
+        attacks=attacks_table(results, metric),
         others=[] if single or not grid else [_main_table(results, m) for m in others],
         metric_label=text.metric_label,
         figures={name: Markup(inline_figure(figure)) for name, figure in drawn.items()},

@@ -36,12 +36,20 @@ _METRICS = {
     "clip_bound": "clipping norm",
     "update_norm": "norm of the released average",
     "epsilon_spent": "ε spent so far",
+    "test_attack_success": "attack success",
+    "detection_precision": "malicious among the rejected",
+    "detection_recall": "rejected among the malicious",
+    "false_positive_rate": "rejected among the honest",
+    "time_to_detect": "attacked rounds before detection",
 }
 COSTS = ("uplink_bytes", "downlink_bytes", "simulated_s", "simulated_flops")
 """Metrics that say what a trial cost."""
 MASKS = ("kept_energy", "snr_gain", "mask_overlap", "pair_overlap", "coverage")
 """Metrics of the masks of a round."""
 _NO_SHARES = ("snr_gain",)
+DETECTION = ("detection_precision", "detection_recall", "false_positive_rate", "time_to_detect")
+"""Metrics of a robust rule that tells malicious clients apart."""
+_SHARES = ("test_attack_success", *DETECTION[:3])
 CLIPPING = ("clip_fraction", "clip_norm", "clip_bound", "update_norm", "epsilon_spent")
 """Metrics of what clip and noise did in a round."""
 
@@ -93,6 +101,7 @@ def is_share(metric: str) -> bool:
     """Whether a metric is a share of one, shown in percent."""
     return (
         "accuracy" in metric
+        or metric in _SHARES
         or (metric in MASKS and metric not in _NO_SHARES)
         or metric.endswith(("_fraction", "_share"))
     )
@@ -100,7 +109,8 @@ def is_share(metric: str) -> bool:
 
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better: not for losses, errors, norms and costs."""
-    return metric not in COSTS and not any(word in metric for word in ("loss", "error", "norm", "bytes", "perplexity"))
+    worse = ("loss", "error", "norm", "bytes", "perplexity", "attack_success", "false_positive", "time_to")
+    return metric not in COSTS and not any(word in metric for word in worse)
 
 
 def metric_text(metric: str, value: float) -> str:

@@ -1,8 +1,8 @@
 """Rules that look at one coordinate at a time: median, trimmed mean, mean around the median, majority of signs.
 
-Sorting all clients' values of every coordinate is what they cost. Up to 64 rows they are sorted by a network of
+Sorting all clients' values of every coordinate is what they cost. Up to 256 rows they are sorted by a network of
 comparators (Batcher, "Sorting networks and their applications", 1968), a fixed sequence of minima and maxima of whole
-rows: 50 rows of 1.2 million values take 0.1 s on one core, where a sort takes 4 s.
+rows, block by block: 50 rows of 1.2 million values take 0.3 s on one core, where a sort takes 4 s.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fljax.core.transform import Aggregator
 from fljax.core.types import Array, PyTree
-from fljax.robust.rows import Before, Rows, Verdict, along, at_most_half, bind, combine, number, plain_weights
+from fljax.robust.rows import Before, Rows, Verdict, at_most_half, bind, combine, number, plain_weights
 
-NETWORK_ROWS = 64
+NETWORK_ROWS = 256
 """Up to so many rows a network of comparators is faster than a sort."""
+BLOCK = 1024
+"""Coordinates that are sorted at a time."""
 
 
 def mean(before: Sequence[Before] = ()) -> Aggregator:
@@ -106,9 +109,9 @@ def sign_majority(step: float | None = None, before: Sequence[Before] = ()) -> A
 def ranked_mean(rows: Rows, low: Array, high: Array) -> PyTree:
     """The mean of the values of ranks low .. high of every coordinate, 0 for the least: leaves [m, ...] -> [...]."""
 
-    def one(ordered: list[Array]) -> Array:
-        inside = [(k >= low) & (k <= high) for k in range(len(ordered))]
-        total = sum(jnp.where(use, x, 0.0) for use, x in zip(inside, ordered, strict=True))
+    def one(ranked: Array) -> Array:
+        k = jnp.arange(ranked.shape[0])[:, None]
+        total = jnp.sum(jnp.where((k >= low) & (k <= high), ranked, 0.0), axis=0)
         return total / jnp.maximum(high - low + 1, 1)
 
     return _by_coordinate(one, rows)
@@ -123,51 +126,78 @@ def middle_mean(rows: Rows, keep: Array) -> PyTree:
     count = rows.living
     low, high, keep = jnp.maximum(count - 1, 0) // 2, count // 2, jnp.maximum(keep, 1)
 
-    def one(ordered: list[Array]) -> Array:
-        stacked = jnp.stack([jnp.where(jnp.isfinite(x), x, 0.0) for x in ordered])  # ranks beyond count are not used
-        centre = 0.5 * (stacked[low] + stacked[jnp.minimum(high, len(ordered) - 1)])
-        best, start = jnp.full_like(centre, jnp.inf), jnp.zeros(centre.shape, jnp.int32)
-        for k in range(len(ordered)):
-            last = jnp.minimum(k + keep - 1, len(ordered) - 1)
-            reach = jnp.maximum(centre - stacked[k], stacked[last] - centre)
-            better = (reach < best) & (k + keep <= count)
-            best, start = jnp.where(better, reach, best), jnp.where(better, k, start)
-        inside = [(k >= start) & (k < start + keep) for k in range(len(ordered))]
-        total = sum(jnp.where(use, x, 0.0) for use, x in zip(inside, stacked, strict=True))
-        return total / keep
+    def one(ranked: Array) -> Array:
+        centre = 0.5 * (ranked[low] + ranked[high])
+
+        def closer(k: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+            best, start = found
+            reach = jnp.maximum(centre - ranked[k], ranked[k + keep - 1] - centre)
+            better = reach < best
+            return jnp.where(better, reach, best), jnp.where(better, k, start)
+
+        nothing = (jnp.full_like(centre, jnp.inf), jnp.zeros(centre.shape, jnp.int32))
+        _, start = jax.lax.fori_loop(0, count - keep + 1, closer, nothing)
+        k = jnp.arange(ranked.shape[0])[:, None]
+        inside = (k >= start[None, :]) & (k < start[None, :] + keep)
+        return jnp.sum(jnp.where(inside, ranked, 0.0), axis=0) / keep
 
     return _by_coordinate(one, rows)
 
 
-def _by_coordinate(function: Callable[[list[Array]], Array], rows: Rows) -> PyTree:
-    """Applies a function of the ordered values, rows that do not count last as inf, to every coordinate."""
+def _by_coordinate(function: Callable[[Array], Array], rows: Rows) -> PyTree:
+    """Applies a function of ordered values [m, b], rows that do not count last as inf, to every coordinate -> [b].
+
+    It goes from block to block, so that what is ordered stays in the processor's caches.
+    """
 
     def one(x: Array) -> Array:
-        return function(ordered(jnp.where(along(rows.alive, x), x, jnp.inf)))
+        flat = jnp.where(rows.alive[:, None], x.reshape(x.shape[0], -1), jnp.inf)
+        size = flat.shape[1]
+        if size <= BLOCK:
+            return function(ordered(flat)).reshape(x.shape[1:])
+        count = -(-size // BLOCK)
+        padded = jnp.pad(flat, ((0, 0), (0, count * BLOCK - size)))
+
+        def block(i: Array) -> Array:
+            part = jax.lax.dynamic_slice(padded, (0, i * BLOCK), (flat.shape[0], BLOCK))
+            return function(ordered(part))
+
+        return jax.lax.map(block, jnp.arange(count)).reshape(-1)[:size].reshape(x.shape[1:])
 
     return jax.tree.map(one, rows.tree)
 
 
-def ordered(x: Array) -> list[Array]:
-    """The rows of an array [m, ...], every coordinate sorted upwards, as a list of m arrays."""
-    if x.shape[0] > NETWORK_ROWS:
-        return list(jnp.sort(x, axis=0))
-    values = list(x)
-    for low, high in comparators(len(values)):
-        values[low], values[high] = jnp.minimum(values[low], values[high]), jnp.maximum(values[low], values[high])
-    return values
+def ordered(values: Array) -> Array:
+    """Values [m, b] with every column sorted upwards."""
+    if values.shape[0] > NETWORK_ROWS:
+        return jnp.sort(values, axis=0)
+    steps = comparator_steps(values.shape[0])
+    partners, lower = np.stack([s[0] for s in steps]), np.stack([s[1] for s in steps])
+
+    def step(i: Array, x: Array) -> Array:
+        other = jnp.take(x, jnp.asarray(partners)[i], axis=0)
+        return jnp.where(jnp.asarray(lower)[i][:, None], jnp.minimum(x, other), jnp.maximum(x, other))
+
+    return jax.lax.fori_loop(0, len(steps), step, values)
 
 
-def comparators(count: int) -> list[tuple[int, int]]:
-    """Batcher's odd-even merge sort for ``count`` values: pairs (low, high), each to be put in order in turn."""
-    pairs, size = [], 1
+def comparator_steps(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batcher's odd-even merge sort of ``count`` values: steps of comparisons that do not touch each other.
+
+    Returns:
+      For each step (partner [count], lower [count] bool): value i becomes the smaller one of itself and its partner
+      where lower, else the larger one; who is not compared is its own partner.
+    """
+    steps, size = [(np.arange(count), np.ones(count, bool))], 1
     while size < count:
         gap = size
         while gap >= 1:
+            partner, lower = np.arange(count), np.ones(count, bool)
             for begin in range(gap % size, count - gap, 2 * gap):
                 for low in range(begin, begin + min(gap, count - begin - gap)):
                     if low // (2 * size) == (low + gap) // (2 * size):
-                        pairs.append((low, low + gap))
+                        partner[low], partner[low + gap], lower[low + gap] = low + gap, low, False
+            steps.append((partner, lower))
             gap //= 2
         size *= 2
-    return pairs
+    return steps

@@ -15,7 +15,7 @@ from fljax.core.check import FljaxError, one_of
 from fljax.core.transform import Aggregator
 from fljax.core.types import Array
 from fljax.robust.coordinatewise import middle_mean
-from fljax.robust.rows import Before, Verdict, at_most_half, bind, combine, number, ranks, squared_distances
+from fljax.robust.rows import Before, Verdict, at_most_half, bind, combine, number, squared_distances
 
 POWERS = (1, 2, 4)
 
@@ -31,8 +31,7 @@ def krum_scores(distances: Array, alive: Array, f: Array, neighbors: str = "pape
         counts the row itself as its nearest; FLPoison).
       power: 2 (the paper, Flower, ByzFL), 1 (FLPoison) or 4 (epfml's reference code).
 
-    At least one neighbour counts, where there is one. Ties are won by the first row; with a single neighbour the two
-    closest rows always tie.
+    At least one neighbour counts, where there is one.
     """
     one_of(["paper", "byzfl"], neighbors=neighbors)
     if power not in POWERS:
@@ -43,6 +42,18 @@ def krum_scores(distances: Array, alive: Array, f: Array, neighbors: str = "pape
     nearest = jnp.sort(others, axis=1)
     use = (jnp.arange(alive.shape[0])[None, :] < count) & jnp.isfinite(nearest)
     return jnp.where(alive, jnp.sum(jnp.where(use, nearest, 0.0), axis=1), jnp.inf)
+
+
+def krum_ranks(scores: Array, distances: Array, alive: Array) -> Array:
+    """[m] rank of every row by its score, 0 for the least; rows that do not count come last.
+
+    With a single neighbour the two closest rows always tie: ties are won by the row with the smaller sum of all its
+    squared distances, so that the order of the rows does not matter. (The paper leaves them to the least id.)
+    """
+    both = alive[:, None] & alive[None, :]
+    total = jnp.where(alive, jnp.sum(jnp.where(both, distances, 0.0), axis=1), jnp.inf)
+    order = jnp.lexsort((total, scores))
+    return jnp.argsort(order)
 
 
 def krum(f: int | None = None, neighbors: str = "paper", power: int = 2, before: Sequence[Before] = ()) -> Aggregator:
@@ -79,9 +90,10 @@ def _krum(name, f, chosen, neighbors, power, before) -> Aggregator:
     def rule(key, ctx, rows, state):
         del key
         most = at_most_half(rows.living, number(ctx, "f", f))
-        scores = krum_scores(squared_distances(rows), rows.alive, most, neighbors, power)
+        distances = squared_distances(rows)
+        scores = krum_scores(distances, rows.alive, most, neighbors, power)
         keep = jnp.minimum(rows.living - most if chosen is None else chosen, rows.living)
-        picked = (ranks(scores) < keep) & rows.alive
+        picked = (krum_ranks(scores, distances, rows.alive) < keep) & rows.alive
         weights = picked / jnp.maximum(keep, 1).astype(jnp.float32)
         return Verdict(combine(weights, rows.tree), weights), state
 
@@ -110,7 +122,7 @@ def bulyan(f: int | None = None, neighbors: str = "paper", power: int = 2, befor
 
         def pick(i, left):
             scores = krum_scores(distances, left, most, neighbors, power)
-            take = (jnp.arange(left.shape[0]) == jnp.argmin(scores)) & (i < picks)
+            take = (krum_ranks(scores, distances, left) == 0) & (i < picks)
             return left & ~take
 
         left = jax.lax.fori_loop(0, rows.alive.shape[0], pick, rows.alive)

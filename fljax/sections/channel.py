@@ -54,8 +54,8 @@ class HeConfig(Section):
 
     @model_validator(mode="after")
     def _sums_by_somebody(self) -> HeConfig:
-        if self.kind == "none" and self.model_fields_set - {"kind"}:
-            raise ValueError('fields of he need he.kind = "ckks"')
+        if self.kind == "none" and (self.mode, self.share, self.rest) != ("model", 1.0, "plain"):
+            raise ValueError('mode, share and rest need kind = "ckks"; leave them out')
         if self.share == 1 and self.rest == "dropped":
             raise ValueError('rest = "dropped" needs share < 1; leave it out')
         return self

@@ -122,19 +122,11 @@ def open_endpoint(secret: bytes) -> Endpoint:
         return nonce + cipher(place).encrypt(nonce, message, place.associated())
 
     def opened(place: Place, sealed: bytes) -> bytes:
-        from cryptography.exceptions import InvalidTag
-
         if len(sealed) < OVERHEAD:
             raise FljaxError(
                 f"Expected {place} of {OVERHEAD} bytes or more, found {len(sealed)}: it was cut. {DISCARD}"
             )
-        nonce = bytes(sealed[:NONCE_BYTES])
-        try:
-            message = cipher(place).decrypt(nonce, sealed[NONCE_BYTES:], place.associated())
-        except InvalidTag:
-            raise FljaxError(
-                f"Expected {place} to be authentic: it was changed, cut or is another's. {DISCARD}"
-            ) from None
+        message, nonce = _authentic(cipher(place), place, sealed), sealed[:NONCE_BYTES]
         counter, before = int.from_bytes(nonce, "big"), accepted.get((place.client, place.direction), 0)
         if counter <= before:
             raise FljaxError(f"Expected {place} to be new: message {counter} came after {before}, a replay. {DISCARD}")
@@ -142,6 +134,16 @@ def open_endpoint(secret: bytes) -> Endpoint:
         return message
 
     return Endpoint(seal, opened)
+
+
+def _authentic(cipher: Any, place: Place, sealed: bytes) -> bytes:
+    """The content of a sealed message, or FljaxError unless its tag is that of this key and place."""
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        return cipher.decrypt(bytes(sealed[:NONCE_BYTES]), sealed[NONCE_BYTES:], place.associated())
+    except InvalidTag:
+        raise FljaxError(f"Expected {place} to be authentic: changed, cut or another's. {DISCARD}") from None
 
 
 def measure(size: int = 2**22, repeats: int = 5) -> float:

@@ -20,6 +20,7 @@ from fljax.core.check import FljaxError, in_range, one_of, positive
 from fljax.core.transform import UpdateTransform, Wire, no_claim
 from fljax.core.types import Array, Ctx, Key, PyTree
 from fljax.secure.positions import COUNTS, count_bits
+from fljax.secure.prf import hashed
 
 RANGED = ("update", "control")
 """Parts of a payload whose values are clipped to the value range; all others lie in -1 .. 1, but for the weight."""
@@ -87,7 +88,8 @@ def encode(key: Key, x: Array, unit: Array, top: int) -> Array:
     scaled = jnp.clip(x.astype(jnp.float32) / (unit * top), -1.0, 1.0) * top
     scaled = jnp.where(jnp.isnan(scaled), 0.0, scaled)
     low = jnp.floor(scaled)
-    up = jax.random.uniform(key, x.shape) < scaled - low
+    coins = hashed(jax.random.key_data(key), jax.lax.iota(jnp.uint32, x.size)).reshape(x.shape)
+    up = (coins >> 8).astype(jnp.float32) * jnp.float32(2**-24) < scaled - low  # coins decide fairly, and hide nothing
     return (low.astype(jnp.int32) + up).astype(jnp.uint32)
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from fljax.core.check import one_of
 from fljax.core.types import Array, Key
 
-Words = Callable[[Array, int], Array]
-"""(key data [2] uint32, n static) -> [n] uint32."""
+Words = Callable[[Array, Array], tuple[Array, Array]]
+"""(key data [2] uint32, counters [m] uint32 below 2^31) -> two words for each counter, ([m], [m]) uint32."""
 
 _TURNS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -49,23 +49,33 @@ def threefry_2x32(key: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return x, y
 
 
-def threefry(key: Array, n: int) -> Array:
-    """[n] words of Threefry: the first words of all blocks, then the second ones."""
-    count = jax.lax.iota(jnp.uint32, -(-n // 2))
-    return jnp.concatenate(threefry_2x32(key, count, jnp.zeros_like(count)))[:n]
+def threefry(key: Array, count: Array) -> tuple[Array, Array]:
+    """Both words of Threefry's blocks."""
+    return threefry_2x32(key, count, jnp.zeros_like(count))
 
 
-def counter(key: Array, n: int) -> Array:
-    """[n] words of a counter hash, SIMULATION-GRADE: a keyed variant of the finaliser of MurmurHash3.
+def hashed(key: Array, count: Array) -> Array:
+    """A keyed variant of the finaliser of MurmurHash3: statistical quality, no secrecy.
 
     The key enters three times, so that streams of two keys are no shifted copies of each other. For one key it is a
     bijection of the counter: no word comes twice.
+
+    Args:
+      key: [2] uint32. count: [m] uint32.
+
+    Returns:
+      [m] uint32.
     """
-    x = jax.lax.iota(jnp.uint32, n) * jnp.uint32(0x9E3779B9) + key[0]
+    x = count * jnp.uint32(0x9E3779B9) + key[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD) + key[1]
     x = (x ^ (x >> 15)) * jnp.uint32(0x735A2D97) ^ key[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     return x ^ (x >> 15)
+
+
+def counter(key: Array, count: Array) -> tuple[Array, Array]:
+    """Two words of ``hashed``, SIMULATION-GRADE: of the counter, and of the counter with its highest bit set."""
+    return hashed(key, count), hashed(key, count | jnp.uint32(1 << 31))
 
 
 PRFS: dict[str, Words] = {"threefry": threefry, "counter": counter}
@@ -81,7 +91,7 @@ LABELS = {
 class Pads(NamedTuple):
     """Pads that are added up.
 
-    ids: [m] int32 which. signs: [m] int32, how often each is added. count: () int32 how many of them, from the front,
+    ids: [m] int32 which. signs: [m] int32, -1, 0 or 1. count: () int32 how many of them, from the front,
       are made; None: all of them, which is faster where the function runs for a batch of clients.
     ends: [m, 2] int32 places of the two clients that share a pad, twice the same for a pad of one; None where no word
       is left out.
@@ -92,11 +102,20 @@ class Pads(NamedTuple):
     count: Array | None = None
     ends: Array | None = None
 
+    def negative(self) -> Pads:
+        """The same pads with the opposite signs."""
+        return self._replace(signs=-self.signs)
+
     def compact(self) -> Pads:
         """The same sum with the pads that count first, and no other made."""
         order = jnp.argsort(self.signs == 0, stable=True)
         ends = None if self.ends is None else self.ends[order]
         return Pads(self.ids[order], self.signs[order], jnp.sum(self.signs != 0), ends)
+
+
+def stream_of_words(words: Words, key: Array, n: int) -> Array:
+    """[n] words of one key: the first ones of all counters, then the second ones. A pad is such a stream."""
+    return jnp.concatenate(words(key, jax.lax.iota(jnp.uint32, -(-n // 2))))[:n]
 
 
 def words_of(prf: str) -> Words:
@@ -105,24 +124,43 @@ def words_of(prf: str) -> Words:
     return PRFS[prf]
 
 
-def sum_of_pads(words: Words, key: Key, pads: Pads, n: int, cover: Callable | None = None) -> Array:
-    """``sum_j signs_j * words(key of pad j)`` modulo 2^32; each pad has a key of its own, folded from ``key``.
+def add_pads(vector: Array, words: Words, key: Key, pads: Pads) -> Array:
+    """``vector + sum_j signs_j * stream_of_words(key of pad j)`` modulo 2^32.
 
     Args:
-      words: the function. key: of the round. pads: which, with their signs. n: words of a pad (static).
-      cover: (place, place) -> [n] uint32 0/1, on which words a pad of two clients lies; None: on all.
+      vector: [n] uint32. words: the function. key: of the round; each pad has a key of its own, folded from it.
+      pads: which, with their signs.
 
     Returns:
       [n] uint32. Memory O(n): pads are added up as they are made.
     """
+    n, ones = vector.shape[0], jnp.uint32(0xFFFFFFFF)
     keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pads.ids)
-    signs = pads.signs.astype(jnp.uint32)
+    count = pads.ids.shape[0] if pads.count is None else pads.count
+    flip, live = jnp.where(pads.signs < 0, ones, 0), jnp.where(pads.signs == 0, 0, ones)
+    # -w = ~w + 1: the ones are added before, together. Flipping bits is cheaper than a product with a sign.
+    vector = vector + jnp.sum((pads.signs < 0) & (jnp.arange(pads.ids.shape[0]) < count), dtype=jnp.uint32)
+    counters = jax.lax.iota(jnp.uint32, -(-n // 2))
+    even = jnp.pad(vector, (0, n % 2))
+
+    def add(j: Array, halves: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, second = words(keys[j], counters)
+        return halves[0] + ((first ^ flip[j]) & live[j]), halves[1] + ((second ^ flip[j]) & live[j])
+
+    pairs = 2 if pads.count is None else 1  # two pads a pass halve the traffic of the sum; needs a static count
+    return jnp.concatenate(jax.lax.fori_loop(0, count, add, tuple(jnp.split(even, 2)), unroll=pairs))[:n]
+
+
+def add_covered_pads(
+    vector: Array, words: Words, key: Key, pads: Pads, cover: Callable[[Array, Array], Array]
+) -> Array:
+    """``add_pads`` where a pad lies on some words alone. cover: (place, place) -> [n] uint32 0/1 of two clients."""
+    assert pads.ends is not None, "pads whose clients are not known lie on all words"
+    ends, signs = pads.ends, pads.signs.astype(jnp.uint32)
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pads.ids)
 
     def add(j: Array, total: Array) -> Array:
-        pad = signs[j] * words(keys[j], n)
-        if cover is not None and pads.ends is not None:
-            pad = pad * cover(pads.ends[j, 0], pads.ends[j, 1])
-        return total + pad
+        pad = signs[j] * stream_of_words(words, keys[j], vector.shape[0])
+        return total + pad * cover(ends[j, 0], ends[j, 1])
 
-    count = pads.ids.shape[0] if pads.count is None else pads.count
-    return jax.lax.fori_loop(0, count, add, jnp.zeros(n, jnp.uint32))
+    return jax.lax.fori_loop(0, pads.ids.shape[0] if pads.count is None else pads.count, add, vector)

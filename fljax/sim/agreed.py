@@ -16,6 +16,7 @@ import numpy as np
 from fljax.config import Experiment
 from fljax.core.check import FljaxError
 from fljax.core.types import Array, Ctx, Hparams, Key, PyTree
+from fljax.secure.channel import require
 from fljax.secure.masks import Lanes
 from fljax.secure.protocol import MOST_CLIENTS, secure_sum
 from fljax.secure.secagg import parties, recoverable
@@ -41,14 +42,9 @@ def protocol_exchange(
         sum that differs from the simulated one in any bit.
     """
     check_alone()
+    require()
     lanes, graph = word_lanes(experiment, sampler, size, groups), round_graph(experiment, sampler)
-    if sampler.capacity > MOST_CLIENTS:
-        raise FljaxError(
-            f"Expected cohorts of at most {MOST_CLIENTS} clients for secure.mode = 'protocol', found "
-            f"{sampler.capacity}. Set secure.mode = 'masked', or draw fewer clients with sampler.kind = 'fixed_size'."
-        )
-    if lanes.size > MOST_WORDS:
-        raise FljaxError(f"Expected at most {MOST_WORDS} words for secure.mode = 'protocol', found {lanes.size}. Mask.")
+    _check_small(sampler.capacity, lanes.size)
     told: dict[str, Any] = {"mode": "protocol", "rounds": 0, "aborted": 0, "clients": 0, "seconds": 0.0}
     told |= {"sent_bytes": {}, "seeds_recovered": 0, "pad_keys_recovered": 0}
 
@@ -79,6 +75,18 @@ def protocol_exchange(
         return _unflat(result.total, plain, lanes.bits)
 
     return Exchange("secure", total, lambda: _told(told))
+
+
+def _check_small(clients: int, words: int) -> None:
+    """Raises FljaxError for more than real cryptography is offered for."""
+    remedy = "Set secure.mode = 'masked'"
+    if clients > MOST_CLIENTS:
+        raise FljaxError(
+            f"Expected cohorts of at most {MOST_CLIENTS} clients for secure.mode = 'protocol', found {clients}. "
+            f"{remedy}, or draw fewer with sampler.kind = 'fixed_size'."
+        )
+    if words > MOST_WORDS:
+        raise FljaxError(f"Expected at most {MOST_WORDS} words for secure.mode = 'protocol', found {words}. {remedy}.")
 
 
 def _ctx(t: Array, key: Key, numbers: Hparams, presence: Array) -> Ctx:

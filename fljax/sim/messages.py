@@ -22,6 +22,8 @@ from fljax.sim.secure import round_graph, word_lanes
 POSITIONS = {"none": "all", "topk": "listed", "randk": "public"}
 """compress.sparsify -> how the positions of sent values are told."""
 
+_pack, _unpack = jax.jit(pack_bits, static_argnums=1), jax.jit(unpack_bits, static_argnums=(1, 2))
+
 
 class Words(NamedTuple):
     """How uploads are written as words. bits: of one. keys: bytes of keys and shares that a client sends beside them.
@@ -135,9 +137,9 @@ def whole_numbers(values: np.ndarray, bits: int) -> Written:
     What is meant by a number is what its lower bits say: masked words use no others.
     """
     words = values.astype(np.int64) & ((1 << bits) - 1)
-    message = np.asarray(pack_bits(jnp.asarray(words.astype(np.uint32)), bits)).tobytes()
+    message = np.asarray(_pack(jnp.asarray(words.astype(np.uint32)), bits)).tobytes()
     stream = jnp.asarray(np.frombuffer(message, np.uint8))
-    read = np.asarray(unpack_bits(stream, values.size, bits)).astype(np.int64)
+    read = np.asarray(_unpack(stream, values.size, bits)).astype(np.int64)
     read, sent = (np.where(w >= 1 << (bits - 1), w - (1 << bits), w) for w in (read, words))
     return Written(message, read, sent)
 

@@ -125,3 +125,13 @@ def test_gpu_script_in_its_tiny_version(monkeypatch, capsys, tmp_path):
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert set(parts) == {"w1", "profile_cohort_cnn"}
     assert "2 rounds" not in parts["w1"] and parts["w1"]["run"]["rounds"] == 2
+
+
+def test_robust_rules(monkeypatch, capsys):
+    flags = ["--clients", "7", "--parameters", "2000", "--calls", "1", "--rules", "median", "krum"]
+    result = run(monkeypatch, capsys, "robust", *flags)
+    check_origin(result)
+    assert set(result["rules"]) == {"median", "krum"} and result["settings"]["f"] == 1
+    assert result["update_bytes"] == pytest.approx(7 * 4 * 2000, rel=0.01)
+    for row in result["rules"].values():
+        assert 0 < row["fastest_s"] <= row["steady_s"] and row["compile_s"] > 0 and row["temporary_bytes"] > 0

@@ -25,6 +25,8 @@ def test_label_rule_by_hand():
     assert count_labels(gradient, 3, 5).tolist() == [1, 3, 1, -1, -1]
     assert count_labels(1000 * gradient, 3, 5).tolist() == [1, 3, 1, -1, -1]  # the length does not matter
     assert count_labels(gradient, 1, 5).tolist() == [1, -1, -1, -1, -1]
+    # Four examples: m = 4/3 / 4 * -0.58 = -0.193; class 0 is left at -0.107, class 1 at -0.087, then 0 at 0.087.
+    assert count_labels(jnp.array([-0.3, -0.28, 0.58]), 4, 4).tolist() == [0, 1, 0, 1]
 
 
 def bias_gradient(labels, probabilities):
@@ -32,17 +34,18 @@ def bias_gradient(labels, probabilities):
 
 
 def test_one_example_has_one_negative_entry():
-    for label in range(6):
-        p = RANDOM.dirichlet(np.ones(6), 1)
-        assert int(count_labels(jnp.asarray(bias_gradient([label], p)), 1, 1)[0]) == label
+    gradients = [bias_gradient([label], RANDOM.dirichlet(np.ones(6), 1)) for label in range(6)]
+    found = jax.jit(jax.vmap(lambda g: count_labels(g, 1, 1)))(jnp.asarray(gradients))
+    assert found[:, 0].tolist() == [*range(6)]
 
 
 def test_the_rule_names_every_label_above_its_share_and_none_that_is_absent():
     """At a fresh model p = 1/K: labels with a share above 1/K have a negative gradient, absent ones a positive one."""
-    uniform = np.full((4, 3), 1 / 3)
-    for labels in itertools.combinations_with_replacement(range(3), 4):
-        found = set(np.asarray(count_labels(jnp.asarray(bias_gradient(list(labels), uniform)), 4, 4)).tolist())
-        assert {k for k in labels if labels.count(k) > 4 / 3} <= found <= set(labels)
+    every = [*itertools.combinations_with_replacement(range(3), 4)]
+    gradients = [bias_gradient(list(labels), np.full((4, 3), 1 / 3)) for labels in every]
+    found = np.asarray(jax.jit(jax.vmap(lambda g: count_labels(g, 4, 4)))(jnp.asarray(gradients)))
+    for labels, named in zip(every, found, strict=True):
+        assert {k for k in labels if labels.count(k) > 4 / 3} <= set(named.tolist()) <= set(labels)
 
 
 def test_shares_become_counts_by_largest_remainders():
@@ -136,6 +139,8 @@ def test_two_of_three_pairs_are_not_enough_and_three_are():
     assert not participation.exposed_clients(pairs[:2])[1].any()
     assert participation.exposed_clients(pairs)[1].all()
     assert participation.exposed_clients(np.zeros((4, 3)))[0] == 0
+    rank, exposed = participation.exposed_clients(np.array([[1, 1, 0]] * 3))  # the same sum three times
+    assert rank == 1 and not exposed.any()
 
 
 @pytest.mark.parametrize("seed", range(5))

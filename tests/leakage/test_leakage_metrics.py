@@ -77,6 +77,7 @@ def test_auc_and_tpr_by_counting_pairs():
     inside, outside = RANDOM.integers(0, 6, 40) + 0.0, RANDOM.integers(0, 5, 30) + 0.0  # with ties
     pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
     assert metrics.auc(inside, outside) == pytest.approx(np.mean(pairs))
+    inside, outside = RANDOM.normal(0.5, 1, 60), RANDOM.normal(size=50)  # without ties
     for fpr in (0.0, 0.1, 0.5):
         tpr = metrics.tpr_at(inside, outside, fpr)
         cuts = [np.mean(inside > c) for c in np.unique(outside) if np.mean(outside > c) <= fpr]

@@ -7,11 +7,14 @@ class cannot occur in fljax, ``NOT_PLANTED`` says why.
 from __future__ import annotations
 
 import mutants_accounting
+import mutants_encryption
 import mutants_later
 import mutants_local
 import mutants_noise
+import mutants_robust
 import mutants_rounds
 import mutants_runs
+import mutants_secure
 from mutant import Mutant
 
 CLASSES = {
@@ -54,6 +57,10 @@ CLASSES = {
     38: "noise correlated over rounds: reuse, participations",
     39: "private local steps: clip, denominator, batch",
     40: "audits that compare with another claim",
+    41: "secure sums: pads, secrets, thresholds, words",
+    45: "channels: nonces, keys, what is authenticated, replay",
+    46: "secret sharing and secure sums with real keys",
+    42: "robust rules, attacks and detection that are not those of their definition",
 }
 """Number of a class -> the mistake. 1 to 32 are those that other projects were found to have had."""
 
@@ -70,4 +77,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *mutants_accounting.MUTANTS,
     *mutants_local.MUTANTS,
     *mutants_later.MUTANTS,
+    *mutants_secure.MUTANTS,
+    *mutants_encryption.MUTANTS,
+    *mutants_robust.MUTANTS,
 )

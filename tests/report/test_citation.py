@@ -9,14 +9,28 @@ import yaml
 
 import fljax
 from fljax.data import DATASETS
-from fljax.report.citation import ALGORITHMS, DATA, MECHANISMS, SOURCES, citation, references, works
-from fljax.sections import ClientConfig, DropoutConfig, PrivacyConfig
+from fljax.report.citation import (
+    ALGORITHMS,
+    ATTACKS,
+    DATA,
+    MASKS,
+    MECHANISMS,
+    RULES,
+    SOURCES,
+    citation,
+    references,
+    works,
+)
+from fljax.sections import AttackConfig, ClientConfig, DropoutConfig, PrivacyConfig, RobustConfig, SecureConfig
+from fljax.sections.robust import Before
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = {
     "source": {"none", "public", "paid", "self_released"},  # own ways to choose neurons, and none
     "data": {"npz", "npy", "hf", "tff"},  # one's own data
 }
+
+BYZANTINE = {"blanchard2017machine", "baruch2019little"}
 
 
 def options(section, field):
@@ -43,11 +57,15 @@ def test_references_are_well_formed():
 
 def test_tables_name_known_works_and_every_method():
     known = set(references())
-    for table in (ALGORITHMS, MECHANISMS, SOURCES, DATA):
+    for table in (ALGORITHMS, MECHANISMS, SOURCES, MASKS, RULES, ATTACKS, DATA):
         assert keys_of(table) <= known
     assert set(ALGORITHMS) == options(ClientConfig, "algorithm")
     assert set(MECHANISMS) == options(PrivacyConfig, "mechanism")
     assert set(SOURCES) | WITHOUT["source"] == options(DropoutConfig, "source")
+    assert set(MASKS) | {"none", "clear", "shared_key"} == options(SecureConfig, "masking")
+    before = set(get_args(Before)) | {"groups"}
+    assert set(RULES) | {"none", "mean"} == options(RobustConfig, "rule") | before
+    assert set(ATTACKS) | {"none", "sign_flip", "gaussian"} == options(AttackConfig, "kind")
     assert set(DATA) | WITHOUT["data"] >= set(DATASETS)
 
 
@@ -58,8 +76,10 @@ def test_tables_name_known_works_and_every_method():
         ("digits_scaffold", {"server.momentum": 0.0}, {"karimireddy2020scaffold"}),
         ("digits_dp_fedavg", {"server.momentum": 0.0}, {"mcmahan2018learning", "doroshenko2022connect"}),
         ("digits_adaptive_clip", {}, {"andrew2021differentially"}),
+        ("digits_byzantine", {"sweep": None, "robust.rule": "krum", "attack.kind": "alie"}, BYZANTINE),
         ("digits_distributed_dp", {}, {"kairouz2021distributed", "mironov2017renyi"}),
         ("digits_quantised", {}, {"alistarh2017qsgd"}),
+        ("digits_secagg", {}, {"bonawitz2017practical", "bell2020secure"}),
         ("digits_topk", {}, {"stich2018sparsified"}),
         ("digits_fedadam", {}, {"reddi2021adaptive"}),
     ],

@@ -46,20 +46,26 @@ def krum_scores(x, f, neighbors="paper", power=2):
     return np.array(scores)
 
 
+def krum_order(x, f, neighbors="paper", power=2):
+    """Rows by their scores; ties (exact ones, of one pair of rows) by the sum of all squared distances."""
+    scores = krum_scores(x, f, neighbors, power)
+    total = [sum(np.linalg.norm(a - b) ** 2 for b in x) for a in x]
+    return sorted(range(len(x)), key=lambda i: (float(f"{scores[i]:.12g}"), total[i]))
+
+
 def krum(x, f, neighbors="paper", power=2):
-    return x[np.argmin(krum_scores(x, f, neighbors, power))]
+    return x[krum_order(x, f, neighbors, power)[0]]
 
 
 def multi_krum(x, f, chosen=None, neighbors="paper", power=2):
-    order = np.argsort(krum_scores(x, f, neighbors, power))
+    order = krum_order(x, f, neighbors, power)
     return x[order[: (len(x) - f if chosen is None else chosen)]].mean(axis=0)
 
 
 def bulyan_picks(x, f, neighbors="paper", power=2):
     left, picks = list(range(len(x))), []
     for _ in range(len(x) - 2 * f):
-        scores = krum_scores(x[left], f, neighbors, power) if len(left) > 1 else np.zeros(1)
-        picks.append(left.pop(int(np.argmin(scores))))
+        picks.append(left.pop(krum_order(x[left], f, neighbors, power)[0]))
     return picks
 
 

@@ -8,7 +8,7 @@ from jax.extend.random import threefry_2x32 as jax_threefry
 from scipy import stats
 
 from fljax.core.check import FljaxError
-from fljax.secure.prf import LABELS, PRFS, Pads, sum_of_pads, threefry_2x32, words_of
+from fljax.secure.prf import LABELS, PRFS, Pads, add_pads, stream_of_words, threefry_2x32, words_of
 
 KEY = jnp.array([0x13198A2E, 0x03707344], jnp.uint32)
 
@@ -30,13 +30,13 @@ def test_threefry_is_that_of_jax_and_does_not_depend_on_the_length():
     count = jnp.arange(50, dtype=jnp.uint32)
     ours = threefry_2x32(KEY, count, count + 50)
     np.testing.assert_array_equal(jnp.concatenate(ours), jax_threefry(KEY, jnp.arange(100, dtype=jnp.uint32)))
-    assert PRFS["threefry"](KEY, 7).shape == (7,)
+    assert stream_of_words(PRFS["threefry"], KEY, 7).shape == (7,)
 
 
 @pytest.mark.parametrize("prf", PRFS)
 def test_words_are_uniform_and_change_with_every_bit_of_the_key(prf):
     """Bytes by chi squared (false alarm 1e-7 each, seeded), bits of a key by how many bits of a word they flip."""
-    words, n = jax.jit(words_of(prf), static_argnums=1), 1 << 18
+    words, n = jax.jit(lambda key, n: stream_of_words(words_of(prf), key, n), static_argnums=1), 1 << 18
     got = np.asarray(words(KEY, n))
     limit = stats.chi2.ppf(1 - 1e-7, 255)
     for shift in (0, 8, 16, 24):
@@ -55,24 +55,30 @@ def test_words_are_uniform_and_change_with_every_bit_of_the_key(prf):
 def test_no_two_streams_are_equal_or_shifted_copies(prf):
     """Windows of four words: no window of any of 200 streams, neighbouring keys among them, comes twice."""
     keys = jnp.array([[k % 20, k // 20] for k in range(200)], jnp.uint32)
-    got = np.asarray(jax.vmap(lambda key: words_of(prf)(key, 512))(keys))
+    got = np.asarray(jax.vmap(lambda key: stream_of_words(words_of(prf), key, 512))(keys))
     windows = np.lib.stride_tricks.sliding_window_view(got, 4, axis=1).reshape(-1, 4)
     assert len(np.unique(windows, axis=0)) == len(windows)
 
 
 def test_pads_are_added_with_their_signs():
     """Against one pad after the other in NumPy, modulo 2^32; those behind the count are not made."""
-    key, ids, signs = jax.random.key(3), jnp.array([5, 9, 5, 2]), jnp.array([1, 0, -1, 3])
+    key, ids, signs = jax.random.key(3), jnp.array([5, 9, 5, 2, 2]), jnp.array([1, 0, -1, 1, -1])
     make = PRFS["threefry"]
 
-    def pad(i):
-        return np.asarray(make(jax.random.key_data(jax.random.fold_in(key, i)), 11), np.uint64)
+    def added(pads):
+        return add_pads(jnp.zeros(11, jnp.uint32), make, key, pads)
 
-    np.testing.assert_array_equal(sum_of_pads(make, key, Pads(ids, signs), 11), (3 * pad(2)) % 2**32)
+    def pad(i):
+        return np.asarray(stream_of_words(make, jax.random.key_data(jax.random.fold_in(key, i)), 11))
+
+    np.testing.assert_array_equal(added(Pads(ids, signs)), np.zeros(11))
     compact = Pads(ids, signs).compact()
-    assert int(compact.count) == 3 and 9 not in np.asarray(compact.ids[:3])
-    np.testing.assert_array_equal(sum_of_pads(make, key, compact, 11), (3 * pad(2)) % 2**32)
-    np.testing.assert_array_equal(sum_of_pads(make, key, Pads(ids, signs, jnp.int32(1)), 11), pad(5))
+    assert int(compact.count) == 4 and 9 not in np.asarray(compact.ids[:4])
+    np.testing.assert_array_equal(added(compact), np.zeros(11))
+    np.testing.assert_array_equal(added(Pads(ids, signs, jnp.int32(1))), pad(5))
+    np.testing.assert_array_equal(added(Pads(ids, signs, jnp.int32(4))), pad(2))
+    three = Pads(jnp.array([5, 9, 2]), jnp.array([-1, 1, -1]))
+    np.testing.assert_array_equal(added(three), pad(9) - pad(5) - pad(2))
 
 
 def test_both_are_labelled_and_others_are_refused():

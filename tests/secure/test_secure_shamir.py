@@ -64,6 +64,8 @@ def test_fewer_than_t_shares_fail_and_tell_nothing():
     shares = split(SECRET, 5, 3, seeded(3))
     with pytest.raises(FljaxError, match="at least 3 shares, found 2"):
         recover(shares[:2], 3)
+    guess = _value_at(0, [(i, v) for i, v in shares[:2]])
+    assert guess != int.from_bytes(SECRET, "big"), "two shares of three must not lie on a line through the secret"
     for other in (0, 1, 2**255, PRIME - 1):  # a third share that makes the secret this one
         slope = [Share(i, v) for i, v in shares[:2]]
         through = [Share(4, _value_at(4, [(0, other), *slope]))]

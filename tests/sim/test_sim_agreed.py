@@ -111,3 +111,11 @@ def test_large_cohorts_and_large_models_are_refused():
         agreed.protocol_exchange(e, many, 15, key, numbers)
     with pytest.raises(FljaxError, match="at most 1048576 words"):
         agreed.protocol_exchange(e, fixed_size(10, 8), 2**20 + 1, key, numbers)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"he": {"kind": "ckks", "mode": "exact"}}, {"secure": SECURE | {"mode": "protocol"}}]
+)
+def test_sweeps_have_no_host(fields):
+    with pytest.raises(FljaxError, match="for single runs"):
+        small_run.experiment(**{**CHEAP, **fields, "sweep": {"seeds": 2}})
