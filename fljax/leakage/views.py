@@ -85,8 +85,12 @@ DEFENCES: dict[str, Defence] = {
         "single uploads are masked by pads of pairs; the server sees their sum, and who took part",
     ),
     "secure_sum_of_positions": Defence(
+        {"server": ("uploads",), "eavesdropper": ("uploads", "sum"), "key_holder": ("uploads", "sum")},
+        "single uploads are masked by pads of pairs; which neurons every client kept is told, in clear or with lies",
+    ),
+    "one_time_pads_of_positions": Defence(
         {"server": ("uploads",), "eavesdropper": ("uploads", "sum")},
-        "single uploads are masked; which neurons every client kept is told, in clear or with lies",
+        "a pad for every client and round; which neurons every client kept is told, in clear or with lies",
     ),
     "channel": Defence(
         {"eavesdropper": (*_SINGLE, "sum", "released", "models")},
@@ -107,10 +111,6 @@ def declared(experiment: Experiment) -> list[str]:
         trust = privacy.mechanism.split("_")[0]
         noisy = (privacy.noise_multiplier or privacy.upload_epsilon or 0) > 0 or privacy.epsilon is not None
         names += [f"{trust}_noise"] if noisy or trust == "distributed" else []
-    if experiment.secure.masking in ("otp", "flashe", "pairwise", "double_mask"):
-        drawn = dropout.source == "random_per_client"  # by the server, which therefore knows them
-        told = drawn or experiment.secure.positions in ("public", "ldp")
-        names.append("secure_sum_of_positions" if told else "secure_sum")
     if experiment.compress.on:
         names.append("compression")
     if dropout.source != "none":
@@ -137,6 +137,10 @@ def _encoded(experiment: Experiment) -> list[str]:
     kinds = {name: getattr(experiment, name, None) for name in ("secure", "channel", "he")}
     masking = getattr(kinds["secure"], "masking", "none")
     names = [MASKINGS[masking]] if masking != "none" else []
+    # Masks that the server draws for each client it knows; others are told, or not.
+    told = experiment.dropout.source == "random_per_client" or kinds["secure"].positions in ("public", "ldp")
+    if told and f"{names[0] if names else ''}_of_positions" in DEFENCES:
+        names = [f"{names[0]}_of_positions"]
     names += ["channel"] if getattr(kinds["channel"], "kind", "none") != "none" else []
     return names + (["encryption"] if getattr(kinds["he"], "kind", "none") != "none" else [])
 

@@ -34,7 +34,7 @@ from fljax.core.types import Array, Ctx, PyTree
 from fljax.secure.graph import Graph
 from fljax.secure.ledger import key_traffic
 from fljax.secure.positions import COUNTS, covered_words
-from fljax.secure.prf import Pads, add_pads, words_of
+from fljax.secure.prf import Pads, add_covered_pads, add_pads, words_of
 from fljax.secure.secagg import Edges, Parties, Requests, edges, on_ring, pad_key, parties, recoverable
 from fljax.secure.secagg import requests as asked_for
 
@@ -212,18 +212,19 @@ def _mask(
         raise FljaxError(f"Expected masking={scheme!r} to be one of {SPARSE} where words are left out. Use these.")
     masked, others = lanes.mode == "masked", 0 if graph is None else min(graph.degree, graph.clients - 1)
 
-    def cover(ctx: Ctx, who: Parties, words: PyTree) -> Callable | None:
+    def mixed(ctx: Ctx, words: PyTree, flat: Array, pads: Pads) -> Array:
+        """Words and pads; a pad lies on the words that both of its clients send."""
         if lanes.groups is None or ctx.positions is None:
-            return None
+            return add_pads(flat, make, pad_key(ctx), pads)
+        who = parties(ctx)
         covers = covered_words(lanes.groups, ctx.positions, on_ring(who, jnp.arange(who.places.shape[0])), words)
-        return lambda one, other: _flatten(covers(one, other))[0]
+        return add_covered_pads(flat, make, pad_key(ctx), pads, lambda one, other: _flatten(covers(one, other))[0])
 
     def encode(key, ctx, payload, server_state, client_state):
         del key, server_state
         flat, back = _flatten(payload)
         if masked:
-            who = parties(ctx)
-            flat = add_pads(flat, make, pad_key(ctx), own(ctx, who), cover(ctx, who, payload))
+            flat = mixed(ctx, payload, flat, own(ctx, parties(ctx)))
         return back(flat), client_state, {}
 
     def decode(key, ctx, total, alive, state):
@@ -231,7 +232,7 @@ def _mask(
         who = parties(ctx)
         flat, back = _flatten(total)
         if masked:
-            flat = add_pads(flat, make, pad_key(ctx), sent(ctx, who).negative(), cover(ctx, who, total))
+            flat = mixed(ctx, total, flat, sent(ctx, who).negative())
         enough = jnp.bool_(True) if graph is None else recoverable(graph, who)
         info = {"aborted": 1.0 - enough, "members": who.size.astype(jnp.float32)}
         return back(jnp.where(enough, flat, 0)), state, info

@@ -124,13 +124,12 @@ def words_of(prf: str) -> Words:
     return PRFS[prf]
 
 
-def add_pads(vector: Array, words: Words, key: Key, pads: Pads, cover: Callable | None = None) -> Array:
+def add_pads(vector: Array, words: Words, key: Key, pads: Pads) -> Array:
     """``vector + sum_j signs_j * stream_of_words(key of pad j)`` modulo 2^32.
 
     Args:
       vector: [n] uint32. words: the function. key: of the round; each pad has a key of its own, folded from it.
       pads: which, with their signs.
-      cover: (place, place) -> [n] uint32 0/1, on which words a pad of two clients lies; None: on all.
 
     Returns:
       [n] uint32. Memory O(n): pads are added up as they are made.
@@ -139,21 +138,29 @@ def add_pads(vector: Array, words: Words, key: Key, pads: Pads, cover: Callable 
     keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pads.ids)
     count = pads.ids.shape[0] if pads.count is None else pads.count
     flip, live = jnp.where(pads.signs < 0, ones, 0), jnp.where(pads.signs == 0, 0, ones)
-    ends = pads.ends if cover is not None else None
-    if ends is None:  # -w = ~w + 1: the ones are added before, together; flipping bits is cheaper than a product
-        vector = vector + jnp.sum((pads.signs < 0) & (jnp.arange(pads.ids.shape[0]) < count), dtype=jnp.uint32)
+    # -w = ~w + 1: the ones are added before, together. Flipping bits is cheaper than a product with a sign.
+    vector = vector + jnp.sum((pads.signs < 0) & (jnp.arange(pads.ids.shape[0]) < count), dtype=jnp.uint32)
     counters = jax.lax.iota(jnp.uint32, -(-n // 2))
+    even = jnp.pad(vector, (0, n % 2))
 
-    def halved(whole: Array) -> tuple[Array, Array]:
-        first, second = jnp.split(jnp.pad(whole, (0, n % 2)), 2)
-        return first, second
-
-    def add(j: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        pad = tuple((w ^ flip[j]) & live[j] for w in words(keys[j], counters))
-        if ends is not None and cover is not None:  # ones and zeros by word, and so the ones of -w too
-            lies = halved(cover(ends[j, 0], ends[j, 1]))
-            pad = tuple((w - (flip[j] & live[j])) * c for w, c in zip(pad, lies, strict=True))
-        return total[0] + pad[0], total[1] + pad[1]
+    def add(j: Array, halves: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, second = words(keys[j], counters)
+        return halves[0] + ((first ^ flip[j]) & live[j]), halves[1] + ((second ^ flip[j]) & live[j])
 
     pairs = 2 if pads.count is None else 1  # two pads a pass halve the traffic of the sum; needs a static count
-    return jnp.concatenate(jax.lax.fori_loop(0, count, add, halved(vector), unroll=pairs))[:n]
+    return jnp.concatenate(jax.lax.fori_loop(0, count, add, tuple(jnp.split(even, 2)), unroll=pairs))[:n]
+
+
+def add_covered_pads(
+    vector: Array, words: Words, key: Key, pads: Pads, cover: Callable[[Array, Array], Array]
+) -> Array:
+    """``add_pads`` where a pad lies on some words alone. cover: (place, place) -> [n] uint32 0/1 of two clients."""
+    assert pads.ends is not None, "pads whose clients are not known lie on all words"
+    ends, signs = pads.ends, pads.signs.astype(jnp.uint32)
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pads.ids)
+
+    def add(j: Array, total: Array) -> Array:
+        pad = signs[j] * stream_of_words(words, keys[j], vector.shape[0])
+        return total + pad * cover(ends[j, 0], ends[j, 1])
+
+    return jax.lax.fori_loop(0, pads.ids.shape[0] if pads.count is None else pads.count, add, vector)

@@ -288,8 +288,8 @@ POSITIONS = (
         35,
         "a pad of two clients lies on all words of the first, also where the second sends none",
         "fljax/secure/prf.py",
-        "lies = halved(cover(ends[j, 0], ends[j, 1]))",
-        "lies = halved(cover(ends[j, 0], ends[j, 0]))",
+        "return total + pad * cover(ends[j, 0], ends[j, 1])",
+        "return total + pad * cover(ends[j, 0], ends[j, 0])",
         T_POSITIONS + "test_one_client_alone_has_no_pad_of_a_pair",
     ),
     Mutant(
