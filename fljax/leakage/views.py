@@ -134,15 +134,14 @@ MASKINGS = {
 
 def _encoded(experiment: Experiment) -> list[str]:
     """Defences of the sections that hide single uploads or what travels."""
-    kinds = {name: getattr(experiment, name, None) for name in ("secure", "channel", "he")}
-    masking = getattr(kinds["secure"], "masking", "none")
-    names = [MASKINGS[masking]] if masking != "none" else []
+    secure = experiment.secure
+    names = [MASKINGS[secure.masking]] if secure.masking != "none" else []
     # Masks that the server draws for each client it knows; others are told, or not.
-    told = experiment.dropout.source == "random_per_client" or kinds["secure"].positions in ("public", "ldp")
+    told = experiment.dropout.source == "random_per_client" or secure.positions in ("public", "ldp")
     if told and f"{names[0] if names else ''}_of_positions" in DEFENCES:
         names = [f"{names[0]}_of_positions"]
-    names += ["channel"] if getattr(kinds["channel"], "kind", "none") != "none" else []
-    return names + (["encryption"] if getattr(kinds["he"], "kind", "none") != "none" else [])
+    names += ["channel"] if experiment.channel.kind != "none" else []
+    return names + (["encryption"] if experiment.he.kind != "none" else [])
 
 
 def visible(adversary: str, defences: Iterable[str]) -> tuple[str, ...]:
