@@ -81,6 +81,7 @@ def test_who_was_caught_is_counted():
     assert seen == {"malicious_seen": 2, "rejected": 7, "rejected_malicious": 2}
 
 
+@pytest.mark.slow  # one more compiled round
 def test_a_sum_can_be_attacked_as_well():
     """The modelled server sees a sum alone; the simulation still replaces two of its terms."""
     adversary = robust.make_adversary("free_rider", N, forge=attacks.free_rider())
@@ -93,6 +94,7 @@ def test_a_sum_can_be_attacked_as_well():
     np.testing.assert_allclose(tiny.flat(t.released), total / N, atol=1e-6)
 
 
+@pytest.mark.slow  # one more compiled round
 def test_poisoned_labels_change_malicious_clients_alone():
     """The same round with and without malicious clients: payloads of the others are equal bit by bit."""
     adversary = robust.make_adversary("label_flip", N, poison.flip_labels(tiny.CLASSES))
