@@ -69,7 +69,7 @@ plt.show()
 # malicious or not.
 
 # %%
-for kind in ("sign_flip", "alie"):
+for kind in ("alie",) if FAST else ("sign_flip", "alie"):
     outcome = fljax.run(base.replace(**{"robust.rule": "multi_krum", "attack.kind": kind}), quiet=True)
     print(kind, {name: round(value, 3) for name, value in {**outcome.final, **outcome.detection}.items()})
 
@@ -78,13 +78,18 @@ for kind in ("sign_flip", "alie"):
 #
 # Malicious clients stamp a square on half of their images, call them "0", and send an update several times as long.
 # The model stays good on clean images, which is all that accuracy sees. Attack success is the share of other digits
-# that are taken for "0" once the square is on them. A bound on the norm takes the length away.
+# that are taken for "0" once the square is on them. A bound on the norm takes the length away, and after sixty rounds
+# the backdoor is there all the same: a fifth of the clients teaches it patiently. The median leaves it out.
 
 # %%
 planted = base.replace(**{"attack.kind": "backdoor", "attack.strength": 4.0, "attack.target": 0})
-plain = fljax.run(planted, quiet=True)
-bounded = fljax.run(planted.replace(**{"robust.before": ("norm_bound",), "robust.bound": 0.5}), quiet=True)
-for name, outcome in (("mean", plain), ("mean of bounded updates", bounded)):
+defences = {
+    "mean": {},
+    "mean of bounded updates": {"robust.before": ("norm_bound",), "robust.bound": 0.5},
+    "median": {"robust.rule": "median"},
+}
+for name in ("mean", "median") if FAST else defences:
+    outcome = fljax.run(planted.replace(**defences[name]), quiet=True)
     print(f"{name:25s}", {k: round(v, 3) for k, v in outcome.final.items()})
 
 # %% [markdown]
