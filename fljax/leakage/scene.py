@@ -24,8 +24,8 @@ from fljax.leakage.protocol import Protocol, client_simulator
 from fljax.leakage.views import AdversaryView, Uploads, visible
 from fljax.privacy.statement import PrivacyStatement
 from fljax.server.execute import auto_chunk
-from fljax.server.round import RoundState, Transcript
 from fljax.server.sampler import bernoulli_availability
+from fljax.server.state import RoundState, Transcript
 from fljax.sim.build import Program, build, resolve
 from fljax.sim.engine import Running, Schedule, compile_call, drive, make_call
 

@@ -22,7 +22,7 @@ from jax.sharding import Sharding
 
 from fljax.core.types import Array, Hparams, Key, PyTree, Round
 from fljax.server.observe import flat_classes
-from fljax.server.round import RoundInfo, RoundState
+from fljax.server.state import RoundInfo, RoundState
 from fljax.sim.evaluate import Held
 from fljax.sim.feed import Feed, resident
 

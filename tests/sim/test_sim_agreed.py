@@ -7,8 +7,8 @@ import small_run
 
 from fljax.core.check import FljaxError
 from fljax.core.types import Cohort, Hparams
-from fljax.server.round import Transcript
 from fljax.server.sampler import fixed_size
+from fljax.server.state import Transcript
 from fljax.sim import agreed
 from fljax.sim.hosted import Seen
 from fljax.sim.run import run

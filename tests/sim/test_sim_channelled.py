@@ -10,7 +10,7 @@ import small_run
 from fljax.core.check import FljaxError
 from fljax.core.types import Cohort
 from fljax.secure import channel
-from fljax.server.round import Transcript
+from fljax.server.state import Transcript
 from fljax.sim import channelled, messages
 from fljax.sim.channelled import channel_check
 from fljax.sim.hosted import Check, Exchange, Host, Seen, relative

@@ -7,7 +7,7 @@ import small_run
 from fljax.core.check import FljaxError
 from fljax.core.types import Cohort
 from fljax.secure.encrypted import Choice
-from fljax.server.round import Transcript
+from fljax.server.state import Transcript
 from fljax.sim import encrypting
 from fljax.sim.build import build, resolve
 from fljax.sim.encrypting import he_exchange
