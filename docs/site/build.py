@@ -41,6 +41,7 @@ MODULES = {
     "Rounds and recipes": [
         "fljax.recipes",
         "fljax.server.round",
+        "fljax.server.state",
         "fljax.server.sampler",
         "fljax.server.average",
         "fljax.server.execute",
@@ -52,6 +53,15 @@ MODULES = {
         "fljax.core.check",
         "fljax.privacy.clip",
         "fljax.privacy.noise",
+    ],
+    "Secure sums and malicious clients": [
+        "fljax.secure.fixedpoint",
+        "fljax.secure.graph",
+        "fljax.secure.masks",
+        "fljax.secure.watermark",
+        "fljax.secure.channel",
+        "fljax.secure.protocol",
+        "fljax.robust",
     ],
     "Privacy": ["fljax.privacy.accounting", "fljax.privacy.statement", "fljax.privacy.events"],
     "Runs, sweeps and results": [
@@ -117,8 +127,16 @@ def assemble(sources: Path) -> None:
     gallery = (ROOT / "experiments/README.md").read_text().replace("# Experiments", "# Gallery of experiments", 1)
     _put(sources / "experiments/README.md", re.sub(r"\]\((\w+)\.toml\)", r"](\1.md)", gallery).encode())
     _put(sources / "docs/reference.md", reference_page().encode())
+    for page in sorted((sources / "docs").glob("*.md")):
+        page.write_text(site_links(page.read_text()))
     index = sources / "docs/index.md"
     index.write_text(index.read_text() + contents(sources))
+
+
+def site_links(text: str) -> str:
+    """Links to settings lead to the experiment's page; files of the code, which the site does not hold, are named."""
+    text = re.sub(r"\]\(\.\./experiments/(\w+)\.toml\)", r"](../experiments/\1.md)", text)
+    return re.sub(r"\[([^\]]+)\]\(\.\./((?:tests|fljax|benchmarks)/[^)]+)\)", r"\1 (`\2`)", text)
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -18,9 +18,14 @@ EXACT = {
 }
 TABLE = [(trust, source, support, VALID) for trust in EXACT for source in PUBLIC for support in ("mask", "dense")]
 TABLE += [
-    (trust, "paid", support, VALID) for trust in ("central", "distributed", "local") for support in ("mask", "dense")
+    (trust, source, support, VALID)
+    for trust in ("central", "distributed", "local")
+    for source in ("paid", "reported")
+    for support in ("mask", "dense")
 ]
-TABLE += [("record", "paid", support, REFUSED) for support in ("mask", "dense")]  # nobody noises the query
+TABLE += [  # nobody noises the query, nor the report
+    ("record", source, support, REFUSED) for source in ("paid", "reported") for support in ("mask", "dense")
+]
 TABLE += [  # a server that sees the sum of the votes picks
     (trust, "votes", support, VALID if trust == "central" else REFUSED) for trust in EXACT for support in SUPPORTS
 ]
@@ -35,7 +40,7 @@ LABEL = (
 
 def test_the_table_is_whole():
     assert {(t, s, u) for t, s, u, _ in TABLE} == {(t, s, u) for t in EXACT for s in SOURCES for u in SUPPORTS}
-    assert len(TABLE) == 4 * 8 * 2
+    assert len(TABLE) == 4 * 9 * 2
 
 
 @pytest.mark.parametrize(("trust", "source", "support", "verdict"), TABLE)
