@@ -99,6 +99,7 @@ def test_missing_noise_is_found_certified_and_fails_loudly(monkeypatch, capsys, 
     assert said["epsilon_estimate"] > 12, "the truth is 20.6"
 
 
+@pytest.mark.slow
 def test_replaced_clients_and_dropped_neurons():
     """Cohorts of fixed size that take everybody: neighbours replace a client, so that the others send the opposite.
 

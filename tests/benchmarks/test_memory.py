@@ -1,10 +1,13 @@
 """The memory of a round grows with the clients per chunk, not with the cohort."""
 
+import pytest
+
 from benchmarks.memory import compiled, workload
 
 CHUNK = 8
 
 
+@pytest.mark.slow
 def test_ten_thousand_clients_need_the_memory_of_a_chunk():
     small, large = workload(100), workload(10_000)
     model = 4 * small.model.num_params()

@@ -50,6 +50,7 @@ def test_otherwise_the_whole_model_is_used(kind, numbers):
     assert tiny.same_bits(params, state.params)
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_accuracy_of_the_model_that_it_returns():
     fields = {"rounds": 4, "eval_every": 4, "dropout.warmup_rounds": 2, "privacy.epsilon": 1000.0}
     outcome = fljax.run(fljax.load("digits_fisher_dropout").replace(**fields), quiet=True)

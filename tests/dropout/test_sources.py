@@ -97,6 +97,7 @@ def test_public_inputs_rank_by_the_information_of_the_model():
     assert kept[1] == kept[4] == 0 and kept.sum() == 4
 
 
+@pytest.mark.slow
 def test_own_uploads_rank_by_what_was_sent_and_cost_no_positions():
     """After one round each client's choice is that of its own noised upload; the server could repeat it."""
     sub = self_released_dropout(MODEL.groups, std=lambda c: c.hparams.noise_multiplier * c.hparams.clip)
@@ -190,6 +191,7 @@ def noise_energy(average, keep_rates) -> list[float]:
     return [float(mean(jnp.float32(keep))) for keep in keep_rates]
 
 
+@pytest.mark.slow
 def test_the_trap_of_dividing_by_the_clients_that_came():
     """With local noise and masks that differ: the plain average has p of the dense noise, counts have more than 1/p.
 

@@ -95,6 +95,7 @@ def test_many_answers_equal_questions_once(monkeypatch):
     assert answers == calibrate_many([two, four, two, two]) and len(asked) == 2
 
 
+@pytest.mark.slow
 def test_many_in_processes_equals_one_by_one(monkeypatch, tmp_path):
     targets = [(poisson, float(e), 20, 1e-3) for e in (1, 2, 3, 4, 5)]
     together = calibrate_many(targets)

@@ -52,6 +52,7 @@ def test_contradictory_budgets_are_one_line(fields, says):
         validate(fields)
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_the_round_that_would_exceed_its_budget(capsys, tmp_path):
     out = tmp_path / "out"
     flags = ["--privacy.epsilon", "None", "--privacy.noise-multiplier", "1.6", "--privacy.budget", "2.0"]

@@ -56,6 +56,7 @@ def test_bytes_are_pixels():
     np.testing.assert_array_equal(window.x[0], (x[SPLIT.order[3:8]] / np.float32(255)).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_run_from_the_host_is_the_same_run():
     """Seven rounds in calls of three, Poisson cohorts with empty slots, ragged clients, shuffled batches."""
     outcomes = [run(small_run.experiment(**{"data.streamed": s}), quiet=True) for s in (False, True)]
