@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
 
 from fljax.core.types import Array, Key
+
+SCORE_BITS = 23
+"""Random bits of a score: as many as a uniform float32 has."""
+SHORT = 32
+"""Examples up to which a shorter sort gains nothing."""
 
 
 class Plan(NamedTuple):
@@ -76,6 +85,52 @@ def plan_steps(key: Key, shard, *, epochs: int | None, steps: int | None, batch_
 
 
 def _shuffle(key: Key, size: Array, length: int) -> Array:
-    """A random order of 0..size-1, followed by the other positions: sort by uniform scores, padding last."""
-    scores = jnp.where(jnp.arange(length) < size, jax.random.uniform(key, (length,)), 2.0)
-    return jnp.argsort(scores)
+    """A random order of 0..size-1, followed by the other positions: sorted by uniform scores, padding last.
+
+    All clients of a vmapped batch, of all trials, are sorted as far as the largest of them reaches, in steps of factors
+    of four: in a long tail few are as long as the longest of the population.
+    """
+    return _shuffles(length)(key[None], jnp.asarray(size)[None])[0]
+
+
+@cache
+def _shuffles(length: int) -> Callable[[Key, Array], Array]:
+    """(keys [K], sizes [K]) -> orders [K, length]; under vmap it stays one batch, so that its branch stays a branch."""
+    reaches = [length]
+    while reaches[0] > SHORT:
+        reaches.insert(0, -(-reaches[0] // 4))
+
+    def sort_to(reach: int) -> Callable[[Key, Array], Array]:
+        def one(key: Key, size: Array) -> Array:
+            return jnp.concatenate([_sorted(key, size, reach), jnp.arange(reach, length)])
+
+        return jax.vmap(one)
+
+    @custom_vmap
+    def shuffles(keys: Key, sizes: Array) -> Array:
+        branch = sum((jnp.max(sizes) > reach).astype(jnp.int32) for reach in reaches[:-1])
+        return lax.switch(branch, [sort_to(reach) for reach in reaches], keys, sizes)
+
+    @shuffles.def_vmap
+    def _(count: int, batched: Sequence[bool], keys: Key, sizes: Array) -> tuple[Array, bool]:
+        whole = [
+            x if b else jnp.broadcast_to(x, (count, *x.shape)) for x, b in zip((keys, sizes), batched, strict=True)
+        ]
+        orders = shuffles(*(x.reshape(-1) for x in whole))
+        return orders.reshape(*whole[1].shape, length), True
+
+    return shuffles
+
+
+def _sorted(key: Key, size: Array, length: int) -> Array:
+    """The same order for every length from ``size`` on, as far as it reaches.
+
+    Where score and position fit into one word, one word is sorted, three to four times faster on a CPU than pairs; the
+    order is the same, since pairs with equal scores keep theirs.
+    """
+    places, bits = jnp.arange(length), max(length - 1, 1).bit_length()
+    scores = jnp.where(places < size, jax.random.bits(key, (length,)) >> (32 - SCORE_BITS), 2**SCORE_BITS - 1)
+    if SCORE_BITS + bits > 32:
+        return jnp.argsort(scores)
+    words = lax.sort((scores << bits) | places.astype(jnp.uint32), is_stable=False)
+    return (words & (2**bits - 1)).astype(jnp.int32)
