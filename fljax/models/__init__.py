@@ -1,9 +1,10 @@
 """Models as pure functions, their neuron groups, and losses. Imports jax, flax, numpy and the core only."""
 
 from fljax.models.cnn import cnn, leaf_cnn
+from fljax.models.convolution import conv_matmul
 from fljax.models.derive import derive_groups
 from fljax.models.flops import model_flops
-from fljax.models.layers import conv_matmul, max_pool_2x2
+from fljax.models.layers import max_pool_2x2
 from fljax.models.linear import linear, logistic
 from fljax.models.losses import LOSSES, Loss, make_loss
 from fljax.models.mlp import mlp

@@ -11,7 +11,8 @@ from flax import nnx
 
 from fljax.core.check import FljaxError, positive
 from fljax.core.types import Array
-from fljax.models.layers import conv_matmul, flatten, max_pool_2x2
+from fljax.models.convolution import conv_matmul
+from fljax.models.layers import flatten, max_pool_2x2
 from fljax.models.linear import XAVIER, num_features
 from fljax.models.model import Model, from_nnx
 from fljax.models.neurons import Axis, NeuronGroups, conv_leaves, dense_leaves

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from fljax.core.check import FljaxError
+from fljax.models.convolution import convolutions_by
 
 
 def model_flops(
@@ -18,8 +19,9 @@ def model_flops(
 ) -> int:
     """Floating-point operations of one forward pass for one example, in evaluation.
 
-    A product of [m, k] and [k, n] counts as ``2 m k n``. What works element by element (activations, normalisation,
-    depthwise windows) is left out, as is usual. A training step costs about three times as much.
+    A product of [m, k] and [k, n] counts as ``2 m k n``, and a convolution as the product of its patches, whichever
+    way it is computed here. What works element by element (activations, normalisation, depthwise windows) is left out,
+    as is usual. A training step costs about three times as much.
 
     Args:
       model: with ``shapes``, ``apply`` and ``groups``.
@@ -38,7 +40,9 @@ def matmul_flops(function: Callable, *args: Any) -> int:
     Raises:
       FljaxError: for a product inside a loop whose length is not known before it runs.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    with convolutions_by((1, 1)):
+        # A function of its own: traces are remembered by function, and this one is of another kind.
+        return _count(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

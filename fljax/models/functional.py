@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fljax.core.types import Array
-from fljax.models.layers import conv_matmul, depthwise_taps
+from fljax.models.convolution import conv_matmul, depthwise_taps
 
 Weights = dict[str, Array]
 """The parameters of one layer by name."""

@@ -8,7 +8,8 @@ from flax import linen, nnx
 from jax import lax
 
 from fljax.core.check import FljaxError
-from fljax.models.layers import conv_matmul, flatten, max_pool_2x2
+from fljax.models.convolution import conv_matmul, convolutions_by, tile_of
+from fljax.models.layers import flatten, max_pool_2x2
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -43,6 +44,70 @@ def test_conv_matmul_and_its_gradients_equal_xla(case):
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         close(a, b)
+
+
+TILES = {  # window, tile, and the error relative to that of patches that its powers allow
+    "2x1 of 3": (3, (2, 1), 2),
+    "4x1 of 3": (3, (4, 1), 10),
+    "2x2 of 3": (3, (2, 2), 2),
+    "1x4 of 3": (3, (1, 4), 10),
+    "2x1 of 5": (5, (2, 1), 15),
+    "4x2 of 2": (2, (4, 2), 10),
+}
+
+
+@pytest.mark.parametrize("case", TILES)
+@pytest.mark.parametrize("size", [(9, 7), (12, 10)])  # tiles that reach beyond the image, and tiles that do not
+def test_tiles_and_their_gradients_equal_xla_in_double_precision(case, size):
+    window, tile, factor = TILES[case]
+    with jax.enable_x64(True):
+        x, kernel = (a.astype(jnp.float64) for a in arrays((2, *size, 3), (window, window, 3, 4)))
+
+        def pulled_back(conv):
+            out, back = jax.vjp(lambda x, k: conv(x, k, (1, 1), "SAME", dimension_numbers=NHWC), x, kernel)
+            return (out, *back(jnp.sin(jnp.arange(out.size)).reshape(out.shape)))
+
+        with convolutions_by(tile):
+            ours = jax.jit(lambda: pulled_back(conv_matmul))()
+        for a, b in zip(ours, jax.jit(lambda: pulled_back(lax.conv_general_dilated))(), strict=True):
+            close(a, b, factor * 1e-15)
+
+
+def test_a_tile_leaves_channels_that_are_zero_exactly_zero():
+    x, kernel = arrays((2, 8, 8, 4), (3, 3, 4, 6))
+    x, kernel = x.at[..., 1].set(0.0), kernel.at[..., 2].set(0.0)
+    with convolutions_by((4, 1)):
+        out, back = jax.vjp(lambda x, k: conv_matmul(x, k, (1, 1), "SAME"), x, kernel)
+    assert not out[..., 2].any() and out.any()
+    assert not back(out)[1][:, :, 1].any()  # the weights of an input that is zero have no gradient
+
+
+def test_a_tile_is_not_taken_where_it_cannot_be():
+    x, kernel = arrays((1, 9, 9, 2), (3, 3, 2, 3))
+    for options in ({"window_strides": (2, 2), "padding": "SAME"}, {**CASES["dilated"]}):
+        with convolutions_by((2, 2)):
+            forced = conv_matmul(x, kernel, **options)
+        np.testing.assert_array_equal(forced, conv_matmul(x, kernel, **options))
+
+
+@pytest.mark.parametrize(
+    ("rows", "window", "channels", "tile"),
+    [
+        (26, 3, (32, 64), (4, 1)),
+        (6, 3, (16, 16), (4, 1)),  # 4 outputs
+        (7, 3, (16, 16), (2, 1)),  # 5 outputs: 12 products either way, and fewer digits lost with 2
+        (3, 3, (16, 16), (1, 1)),  # one output
+        (14, 5, (32, 64), (2, 1)),
+        (26, 3, (1, 32), (1, 1)),  # few channels
+        (26, 7, (32, 32), (1, 1)),  # no algorithm
+        (26, 1, (32, 32), (1, 1)),
+    ],
+)
+def test_the_tile_needs_the_fewest_products(rows, window, channels, tile):
+    x, kernel = jnp.zeros((1, rows, 30, channels[0])), jnp.zeros((window, window, *channels))
+    assert tile_of(x, kernel, (1, 1), (1, 1)) == tile
+    assert tile_of(x, kernel, (2, 2), (1, 1)) == tile_of(x, kernel, (1, 1), (2, 1)) == (1, 1)
+    assert tile_of(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), (1, 1), (1, 1)) == (1, 1)
 
 
 def test_conv_matmul_under_vmap_over_weights_equals_a_loop_and_holds_no_convolution():
