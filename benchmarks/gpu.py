@@ -55,6 +55,7 @@ PARTS = (
     Part("round_chunk_10", "round", "--workload cohort_cnn --chunk 10 --rounds-per-call 5", 60, ""),
     Part("scaling", "scaling", "--axes cohort parameters clients", 90, ""),
     Part("trials_w3", "trials", "--grid w3 --rounds 20 --trials 100", 60, ""),
+    Part("convolutions", "convolutions", "--calls 5", 90, "--tiny --calls 1 --steps 1"),
     Part("profile_tiny_mlp", "profile", "--workload tiny_mlp --rounds 20", 45, ""),
     Part("compile", "compile_time", "--starts 1", 90, ""),
 )

@@ -3,7 +3,7 @@
     python -m benchmarks.page                       # writes the page anew from the stored files
     python -m benchmarks.page --check               # says whether the page agrees with them
     python -m benchmarks.page --measure cohort_cnn vs_tiny_mlp
-    python -m benchmarks.page --measure all         # everything, about half an hour on two idle cores
+    python -m benchmarks.page --measure all         # everything, about three quarters of an hour on two idle cores
 
 ``SOURCES`` names the command behind every file; ``--measure`` runs it and stores its file.
 """
@@ -14,9 +14,10 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from benchmarks import tables
+from benchmarks.tables import Files, grid
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks/results", ROOT / "docs/performance.md"
@@ -27,6 +28,9 @@ SOURCES = {
     "tiny_mlp_central": "round --workload tiny_mlp --privacy central --rounds-per-call 25 --calls 15",
     "emnist_natural": "round --workload emnist_natural --rounds-per-call 3",
     "resnet18_cifar": "round --workload resnet18_cifar",
+    "resnet8_cifar": "round --workload resnet8_cifar",
+    "char_lstm_text": "round --workload char_lstm_text",
+    "transformer_text": "round --workload transformer_text",
     "long_tailed_cnn": "round --workload long_tailed_cnn",
     "long_tailed_mlp": "round --workload long_tailed_mlp --rounds-per-call 5 --calls 15",
     "cohort_cnn_chunk1": "round --workload cohort_cnn --chunk 1 --calls 3",
@@ -50,262 +54,18 @@ SOURCES = {
     "store": "store --trials 100000 --rounds 100 --width 1000",
     "scaling": "scaling",
     "memory": "memory",
+    "convolutions": "convolutions",
+    "streaming": "streaming",
     "compile_cohort_cnn": "compile_time",
     "profile_cohort_cnn": "profile",
 }
 """File (without its backend) -> the command that writes it, after ``python -m benchmarks.``"""
-
-Files = dict[str, dict[str, Any]]
 
 
 def stored(backend: str = "cpu") -> Files:
     """The stored files that there are, by name."""
     paths = {name: RESULTS / f"{name}_{backend}.json" for name in SOURCES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-
-
-def grid(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
-
-
-def seconds(value: float) -> str:
-    """Seconds with three digits, or milliseconds below a tenth of one."""
-    return f"{1e3 * value:.3g} ms" if value < 0.1 else f"{value:.3g} s"
-
-
-def percent(value: float) -> str:
-    """A share in per cent."""
-    return f"{100 * value:.3g} %"
-
-
-def span(row: dict[str, Any]) -> str:
-    """Median, and from the fastest to the slowest."""
-    low, high = seconds(row["fastest_s_per_round"]), seconds(row["slowest_s_per_round"])
-    return f"{seconds(row['steady_s_per_round'])} ({low} to {high})"
-
-
-def rounds(files: Files) -> str:
-    """The round of every workload."""
-    names = {
-        "cohort_cnn": "`cohort_cnn`: 50 clients x 5 steps of 10 images, CNN with 1.2 M parameters",
-        "tiny_mlp": "`tiny_mlp`: 20 clients x 10 steps of 10, MLP 64-64-10",
-        "tiny_mlp_central": "the same, clip and noise",
-        "emnist_natural": "`emnist_natural`: 10 clients of 12 to 418 images, 198 in the mean; batch 20, one epoch",
-        "resnet18_cifar": "`resnet18_cifar`: 4 clients x 2 steps of 10 images, 11.2 M parameters",
-        "long_tailed_cnn": "`long_tailed_cnn`: 50 clients of 5 to 500 images, lognormal; the CNN of `cohort_cnn`",
-        "long_tailed_mlp": "`long_tailed_mlp`: the same sizes, the MLP of `tiny_mlp`",
-    }
-    head = ["workload", "compile", "steady round", "examples/s", "GFLOP/s", "of the matmul peak", "round / central"]
-    rows = []
-    for name, text in names.items():
-        if name in files:
-            r, ratio = files[name]["round"], files[name]["round_over_central"]
-            speeds = [f"{r['examples_per_s']:,.0f}", f"{r['flop_per_s'] / 1e9:.3g}", percent(r["share_of_matmul_peak"])]
-            rows.append([text, f"{r['compile_s']:.1f} s", span(r), *speeds, f"{ratio:.2f}"])
-    return grid(head, rows)
-
-
-def tails(files: Files) -> str:
-    """Ragged cohorts next to equal clients with as many examples."""
-    rows = []
-    for name in ("long_tailed_cnn", "long_tailed_mlp"):
-        if name in files:
-            f = files[name]
-            waste = [percent(f["padding"]["share_of_batches"]), f"{f['padding']['steps_executed_over_needed']:.2f}"]
-            rows.append([f"`{name}`", str(f["settings"]["chunk"]), f"{f['round_over_equal']:.2f}", *waste])
-    head = ["workload", "clients in a batch", "round, relative to equal clients", "padding in batches"]
-    return grid([*head, "steps executed / needed"], rows)
-
-
-def others(files: Files, name: str) -> str:
-    """One comparison with other simulators."""
-    if name not in files:
-        return ""
-    peers, rows = files[name]["peers"], []
-    for peer in sorted(peers, key=lambda p: peers[p].get("steady_s_per_round", float("inf"))):
-        row = peers[peer]
-        if "error" in row:
-            rows.append([peer, "", row["error"], "", "", ""])
-            continue
-        version = row["versions"].get({"pytorch": "torch", "flower": "flwr"}.get(peer, peer), "")
-        setting = ", ".join(f"{key} {value}" for key, value in row["setting"].items())
-        ratio, differs = f"{row['over_fljax']:.2f}", f"{row['difference']:.0e}" if peer != "fljax" else ""
-        rows.append([peer, version, span(row), ratio, differs, setting])
-    return grid(["", "version", "round", "relative to fljax", "changes differ by", "best setting"], rows)
-
-
-def tried(files: Files, name: str) -> str:
-    """What the settings that were tried cost, in one sentence a peer."""
-    if name not in files:
-        return ""
-    lines = []
-    for peer, row in files[name]["peers"].items():
-        parts = []
-        for one in row.get("settings_tried", []):
-            setting = " ".join(str(value) for value in one["setting"].values())
-            parts.append(f"{setting}: " + ("failed" if "error" in one else seconds(one["seconds"])))
-        keys = row["settings_tried"][0]["setting"] if parts else {}
-        lines.append(f"{peer} ({', '.join(keys)}) {'; '.join(parts)}.")
-    return " ".join(lines) + "\n"
-
-
-def privacy(files: Files) -> str:
-    """What privacy costs a round."""
-    names = {
-        "cohort_cnn_central": "the server, fixed clip",
-        "cohort_cnn_adaptive": "the server, adaptive clip",
-        "cohort_cnn_local": "every client, Gaussian (local)",
-        "cohort_cnn_discrete_gaussian": "every client a share, discrete Gaussian",
-        "cohort_cnn_skellam": "every client a share, Skellam",
-    }
-    rows = []
-    for name, text in names.items():
-        if name in files:
-            r, plain = files[name]["round"], files[name]["plain"]
-            each = (r["steady_s_per_round"] - plain["steady_s_per_round"]) / files[name]["settings"]["cohort"]
-            rows.append([text, span(r), f"{files[name]['round_over_plain']:.2f}", f"{1e3 * each:.2g} ms"])
-    return grid(["who clips and noises", "steady round", "relative to plain", "more, for each client"], rows)
-
-
-def dropout(files: Files) -> str:
-    """What dropout of neurons saves a round."""
-    names = {
-        "cohort_cnn_keep0.5_compact": ["compact", "0.5"],
-        "cohort_cnn_keep0.25_compact": ["compact", "0.25"],
-        "cohort_cnn_keep1_compact_tiers": ["compact", "1, 0.5, 0.25"],
-        "cohort_cnn_keep0.25_masked": ["masked", "0.25"],
-    }
-    rows = []
-    for name, cells in names.items():
-        if name in files:
-            f = files[name]
-            ratios = [f"{f['flops_over_plain']:.3g}", f"{f['round_over_plain']:.2f}", f"{f['round_over_central']:.2f}"]
-            ratios[2] = ratios[2] if name.endswith("5_compact") else ""
-            rows.append([*cells, *ratios, f"{f['round']['flop_per_s'] / 1e9:.3g}"])
-    head = ["execution", "keep", "FLOPs", "round, relative to dense", "to the same steps of the small model centrally"]
-    return grid([*head, "GFLOP/s"], rows)
-
-
-def chunks(files: Files) -> str:
-    """The round of ``cohort_cnn`` by clients per batch."""
-    rows = [
-        [text, span(files[name]["round"]), percent(files[name]["round"]["share_of_matmul_peak"])]
-        for name, text in (
-            ("cohort_cnn_chunk1", "1"),
-            ("cohort_cnn_chunk2", "2"),
-            ("cohort_cnn_chunk10", "10"),
-            ("cohort_cnn_chunk0", "50 (all)"),
-        )
-        if name in files
-    ]
-    return grid(["clients in a batch", "steady round", "of the matmul peak"], rows)
-
-
-def sweeps(files: Files) -> str:
-    """Trials in one program."""
-    rows = []
-    for name, text in (
-        ("trials_tiny_mlp", "32 trials in one program"),
-        ("trials_tiny_mlp_w3", "300 cells: 5 noises x 4 clips x 3 keep rates x 5 seeds, 32 at a time"),
-    ):
-        if name in files:
-            f, s = files[name], files[name]["sweep"]
-            cells = [seconds(f["single"]["steady_s_per_round"]), seconds(s["per_trial_steady_s_per_round"])]
-            cells += [f"{f['per_trial_over_single']:.2f}", f"{s['compile_s']:.1f} s", seconds(s["all_trials_s"])]
-            rows.append([text, *cells, str(f["settings"]["rounds"])])
-    head = ["`tiny_mlp`, clip and noise", "round of a single run", "round of one trial", "relative", "compile"]
-    return grid([*head, "all trials", "rounds each"], rows)
-
-
-def whole_sweep(files: Files) -> str:
-    """300 trials as a sweep of the command line, as a loop, as processes."""
-    if "sweep" not in files:
-        return ""
-    f = files["sweep"]
-    rows = [
-        ["`fljax sweep digits_tuning`, from a warm cache to the page", f["sweep"]],
-        ["of that the compiled batches alone", f["batches"]],
-        ["one trial after the other with one compiled program", f["loop"]],
-        ["one process a trial, `fljax run`", f["processes"]],
-        ["the same sweep again: nothing is left", f["sweep"]["second_start"]],
-        ["its page, without PDF and PNG", f["sweep"].get("page")],
-    ]
-    cells = [[text, seconds(row["wall_s"]), seconds(row["cpu_s"])] for text, row in rows if row]
-    return grid(["300 trials", "clock", "processor"], cells)
-
-
-def store(files: Files) -> str:
-    """What keeping 100,000 trials takes."""
-    if "store" not in files:
-        return ""
-    names = {
-        "plan": "plan the trials",
-        "write_all_shards": "write, flush and check all shards",
-        "finish": "complete the manifest",
-        "second_start": "start again: find that nothing is left",
-        "open": "open the results",
-        "one_curve": "one curve",
-        "mean_and_std_by_cell": "mean and deviation of every cell, in SQL",
-        "mean_curve_by_axis": "mean curves over 10,000,000 rows, in SQL",
-        "duplicates": "look for duplicates",
-    }
-    row = max(files["store"]["rows"], key=lambda r: r["trials"])
-    head = [f"{row['trials']:,} trials x {row['rounds']} rounds x 4 metrics, {row['shards']} shards", "clock"]
-    return grid(head, [[text, seconds(row["seconds"][name])] for name, text in names.items()])
-
-
-def scaling(files: Files) -> str:
-    """Time by clients, cohort, rounds, parameters, devices."""
-    rows = []
-    for axis, values in files.get("scaling", {"axes": {}})["axes"].items():
-        for row in values:
-            growth = f"x {row['growth']:.2f}" if "growth" in row else ""
-            growth = f"{row['speedup']:.2f} times as fast" if row.get("speedup", 1.0) != 1.0 else growth
-            memory = f"{row['temporary_bytes'] / 1e6:.1f} MB" if "temporary_bytes" in row else ""
-            rows.append([axis, f"{row['value']:,}", span(row), growth, percent(row["share_of_matmul_peak"]), memory])
-    return grid(["axis", "value", "steady round", "call, per doubling", "of the matmul peak", "temporary"], rows)
-
-
-def memory(files: Files) -> str:
-    """Temporary bytes by cohort and chunk."""
-    if "memory" not in files:
-        return ""
-    by_cohort: dict[int, list[str]] = {}
-    for row in files["memory"]["rows"]:
-        by_cohort.setdefault(row["cohort"], []).append(f"{row['temporary_bytes'] / 1e6:.1f} MB")
-    whole = {row["cohort"]: f"{row['cohort_bytes'] / 1e6:.0f} MB" for row in files["memory"]["rows"]}
-    rows = [[f"{cohort:,}", *cells, whole[cohort]] for cohort, cells in by_cohort.items()]
-    chunk = [f"chunk {c}" for c in files["memory"]["settings"]["chunks"]]
-    return grid(["cohort", *chunk, "cohort x parameters"], rows)
-
-
-def starts(files: Files) -> str:
-    """Compilation and imports."""
-    if "compile_cohort_cnn" not in files:
-        return ""
-    f, rows = files["compile_cohort_cnn"], []
-    for text, row in (
-        ("compile `cohort_cnn`, cold cache", f["cold"]["compile"]),
-        ("the same, warm cache", f["warm"]["compile"]),
-        ("`import jax`", f["import"]["jax"]),
-        ("then the parts of a round", f["import"]["parts_after_jax"]),
-        ("or all of fljax, with the command line", f["import"]["all_after_jax"]),
-    ):
-        rows.append([text, *(f"{row[key]:.2f} s" for key in ("median", "fastest", "slowest"))])
-    return grid(["", "median", "fastest", "slowest"], rows)
-
-
-def longest(files: Files) -> str:
-    """The operations of ``cohort_cnn`` that take longest."""
-    if "profile_cohort_cnn" not in files:
-        return ""
-    f = files["profile_cohort_cnn"]
-    rows = [
-        [f"`{row['name']}`", f"{row['calls_per_round']:.0f}", seconds(row["s_per_round"])] for row in f["longest"][:6]
-    ]
-    return grid(["operation", "times a round", "together"], rows)
 
 
 def sources(files: Files) -> str:
@@ -319,37 +79,7 @@ def sources(files: Files) -> str:
     return grid(["file", "command", "commit", "date (UTC)", "load before"], rows)
 
 
-def hardware(files: Files) -> str:
-    """The machine, in one line."""
-    one = next(iter(files.values()))["provenance"]
-    peaks = [f["round"]["matmul_peak_flop_per_s"] for f in files.values() if "round" in f]
-    low, high = f"{min(peaks) / 1e9:.0f}", f"{max(peaks) / 1e9:.0f}"
-    return (
-        f"{one['cpu']}, {one['cores']} cores, JAX {one['jax']}, Python {one['python']}; the product of two matrices of "
-        f"2,048 rows ran at {low} to {high} GFLOP/s in the calls below. Medians, in brackets the fastest and slowest.\n"
-    )
-
-
-TABLES: dict[str, Callable[[Files], str]] = {
-    "hardware": hardware,
-    "rounds": rounds,
-    "tails": tails,
-    "vs_cohort_cnn": lambda files: others(files, "vs_cohort_cnn"),
-    "vs_tiny_mlp": lambda files: others(files, "vs_tiny_mlp"),
-    "tried_cohort_cnn": lambda files: tried(files, "vs_cohort_cnn"),
-    "tried_tiny_mlp": lambda files: tried(files, "vs_tiny_mlp"),
-    "chunks": chunks,
-    "privacy": privacy,
-    "dropout": dropout,
-    "sweeps": sweeps,
-    "whole_sweep": whole_sweep,
-    "store": store,
-    "scaling": scaling,
-    "memory": memory,
-    "starts": starts,
-    "longest": longest,
-    "sources": sources,
-}
+TABLES = tables.TABLES | {"sources": sources}
 
 
 def written(page: str, files: Files) -> str:

@@ -16,7 +16,7 @@ from fljax.core.transform import UpdateTransform, chain
 from fljax.core.types import Hparams, Round
 from fljax.data.federated import FederatedData
 from fljax.dropout.fisher import fisher_dropout
-from fljax.models import Loss, Model, cnn, mlp, model_flops, resnet
+from fljax.models import Loss, Model, char_lstm, cnn, mlp, model_flops, resnet, transformer
 from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_gaussian
 from fljax.secure.fixedpoint import fixed_point, smallest_bits
@@ -63,7 +63,8 @@ class Workload(NamedTuple):
     @property
     def flops_per_round(self) -> float:
         """Operations of the matrix products and convolutions of one round: three forward passes an example."""
-        return 3.0 * model_flops(self.model, self.data.x.shape[1:]) * self.examples_per_round
+        x = self.data.x
+        return 3.0 * model_flops(self.model, x.shape[1:], input_dtype=x.dtype) * self.examples_per_round
 
 
 def generated(clients: int, examples: int, shape: tuple[int, ...], classes: int) -> FederatedData:
@@ -114,6 +115,35 @@ def resnet18_cifar(clients: int = 20, cohort: int = 4) -> Workload:
     return Workload("resnet18_cifar", model, loss, generated(clients, 20, (32, 32, 3), 10), cohort, 2, 10, 0.1)
 
 
+def resnet8_cifar(clients: int = 40, cohort: int = 10) -> Workload:
+    """ResNet-8 with group norm, 78,000 parameters: one block a stage of 16, 32, 64 channels; as ``resnet18_cifar``."""
+    model, loss = resnet((32, 32, 3), 10, (16, 32, 64), 1), fljax.make_loss("classification")
+    return Workload("resnet8_cifar", model, loss, generated(clients, 20, (32, 32, 3), 10), cohort, 2, 10, 0.1)
+
+
+LETTERS, LENGTH = 98, 80
+
+
+def char_lstm_text(clients: int = 40, cohort: int = 10) -> Workload:
+    """The next-character LSTM of LEAF, 0.8 M parameters: 20 sequences of 80 characters a client, batch 10, 1 epoch."""
+    model, loss = char_lstm((LENGTH,), LETTERS), fljax.make_loss("next_char")
+    return Workload("char_lstm_text", model, loss, sequences(clients, 20), cohort, 2, 10, 0.1)
+
+
+def transformer_text(clients: int = 40, cohort: int = 10) -> Workload:
+    """A transformer of two layers, width 64, 0.1 M parameters; text as in ``char_lstm_text``."""
+    model, loss = transformer((LENGTH,), LETTERS), fljax.make_loss("next_char")
+    return Workload("transformer_text", model, loss, sequences(clients, 20), cohort, 2, 10, 0.1)
+
+
+def sequences(clients: int, examples: int) -> FederatedData:
+    """Clients with so many sequences of uniform characters (0 is padding); targets are the inputs one place on."""
+    count = clients * examples
+    drawn = np.random.default_rng(0).integers(1, LETTERS, size=(count, LENGTH + 1)).astype(np.int32)
+    offsets = np.arange(clients + 1) * examples
+    return FederatedData.from_indices(drawn[:, :-1], drawn[:, 1:], (np.arange(count), offsets))
+
+
 def cifar_cnn(clients: int = 1000, cohort: int = 50) -> Workload:
     """The CIFAR-10 benchmark of pfl-research: clients x 50 images 32x32x3, CNN of 1.6 M parameters with drop-out
     layers, batch 10, 1 epoch."""
@@ -160,6 +190,9 @@ WORKLOADS = {
     "tiny_mlp": tiny_mlp,
     "emnist_natural": emnist_natural,
     "resnet18_cifar": resnet18_cifar,
+    "resnet8_cifar": resnet8_cifar,
+    "char_lstm_text": char_lstm_text,
+    "transformer_text": transformer_text,
     "cifar_cnn": cifar_cnn,
     "long_tailed_cnn": long_tailed_cnn,
     "long_tailed_mlp": long_tailed_mlp,

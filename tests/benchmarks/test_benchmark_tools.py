@@ -44,6 +44,26 @@ def test_round_of_ragged_clients_and_comparison_with_a_baseline(monkeypatch, cap
         compared({**stored, "workload": "other"}, stored)
 
 
+def test_ways_of_a_convolution_agree_and_are_all_timed():
+    from benchmarks.convolutions import TINY, error, measure, ways
+
+    strided = TINY[1]
+    assert set(ways(strided)) == {"patches", "shifted products", "the backend's"}
+    assert set(measure(strided, 4, 1, 1)) == set(ways(strided))
+    assert {"2x1", "4x2"} < set(ways(TINY[0]))
+    assert all(error(conv, TINY[0]) < 2e-6 for conv in ways(TINY[0]).values())
+
+
+@pytest.mark.slow  # four runs
+def test_streamed_data_next_to_resident_data(monkeypatch, capsys):
+    flags = ["--clients", "6", "--cohort", "2", "--rounds", "2", "--rounds-per-call", "1", "--turns", "1"]
+    result = run(monkeypatch, capsys, "streaming", *flags)
+    check_origin(result)
+    times = [result[way]["steady_s_per_round"] for way in ("streamed", "resident")]
+    assert result["streamed_over_resident"] == pytest.approx(times[0] / times[1])
+    assert result["resident"]["data_bytes"] == 6 * 50 * 28 * 28 * 4
+
+
 @pytest.mark.slow  # compiles five programs
 def test_trials_in_one_program(monkeypatch, capsys):
     result = run(monkeypatch, capsys, "trials", *SMALL, "--trials", "3", "--rounds", "2", "--calls", "1")

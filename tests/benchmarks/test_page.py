@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import page
+from benchmarks import page, tables
 
 
 def test_page_agrees_with_the_stored_files():
@@ -25,10 +25,10 @@ def test_tables_are_written_from_the_files():
     row = {"steady_s_per_round": 0.05, "fastest_s_per_round": 0.04, "slowest_s_per_round": 2.0}
     peer = {"versions": {"torch": "9"}, "setting": {"threads": 1}, "over_fljax": 2.5, "difference": 4e-7}
     files = {"vs_tiny_mlp": {"peers": {"pytorch": row | peer, "pfl": {"error": "no wheel"}}}}
-    lines = page.others(files, "vs_tiny_mlp").splitlines()
+    lines = tables.others(files, "vs_tiny_mlp").splitlines()
     assert lines[2] == "| pytorch | 9 | 50 ms (40 ms to 2 s) | 2.50 | 4e-07 | threads 1 |"
     assert "no wheel" in lines[3]
-    assert page.others({}, "vs_tiny_mlp") == ""
+    assert tables.others({}, "vs_tiny_mlp") == ""
 
 
 @pytest.mark.parametrize("name", page.SOURCES)

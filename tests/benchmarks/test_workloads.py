@@ -6,6 +6,7 @@ import pytest
 from benchmarks.programs import Measured, speed, spread, turns
 from benchmarks.workloads import (
     WORKLOADS,
+    char_lstm_text,
     cohort_cnn,
     emnist_sizes,
     equal_twin,
@@ -50,8 +51,16 @@ def test_flops_of_the_cnn_by_hand():
 def test_small_version_has_the_clients_asked_for(name):
     work = WORKLOADS[name](clients=6, cohort=3)
     assert (work.data.population, work.cohort) == (6, 3)
-    assert work.data.x.dtype == np.float32
+    assert work.data.x.dtype == (np.int32 if name.endswith("_text") else np.float32)
     assert work.name == name
+
+
+def test_text_predicts_the_next_character_and_is_counted():
+    work = char_lstm_text(clients=2, cohort=2)
+    np.testing.assert_array_equal(work.data.x[:, 1:], work.data.y[:, :-1])
+    assert work.data.x.min() > 0  # 0 is padding, which the loss leaves out
+    per_character = 98 * 8 + 4 * 256 * (8 + 256) + 4 * 256 * (256 + 256) + 256 * 98
+    assert work.flops_per_round == 3 * 80 * 2 * per_character * 2 * 20
 
 
 def test_ragged_clients_own_the_sizes_given():
