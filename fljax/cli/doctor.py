@@ -114,7 +114,7 @@ def _extras() -> dict[str, str]:
 
 
 def _cache() -> dict[str, Any]:
-    """Where compiled programs and the accountant's answers are kept, and what they take."""
+    """Where compiled programs and answers (of the accountant, of measurements) are kept, and what they take."""
     from fljax.core import answers
 
     root = answers.root()
