@@ -161,6 +161,10 @@ class Experiment(Section):
             raise ValueError('he.mode = "exact" and secure.mode = "protocol" are for single runs; a sweep has no host')
         if self.data.streamed and self.sweep is not None:
             raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
+        if self.perf.chunk == "probe" and self.sweep is not None:
+            raise ValueError('perf.chunk = "probe" measures single runs, not batches of trials; set it to a number')
+        if self.perf.chunk == "probe" and (self.he.mode == "exact" or self.secure.mode == "protocol"):
+            raise ValueError('perf.chunk = "probe" does not measure sums that the host makes; set it to a number')
         return self
 
     @model_validator(mode="after")

@@ -114,10 +114,10 @@ def _extras() -> dict[str, str]:
 
 
 def _cache() -> dict[str, Any]:
-    """Where compiled programs and the accountant's answers are kept, and what they take."""
-    from fljax.privacy.cache import folder
+    """Where compiled programs and answers (of the accountant, of measurements) are kept, and what they take."""
+    from fljax.core import answers
 
-    root = folder().parent
+    root = answers.root()
     files = [path for path in root.rglob("*") if path.is_file()] if root.is_dir() else []
     existing = next(path for path in (root, *root.parents) if path.exists())
     return {

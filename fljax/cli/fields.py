@@ -103,7 +103,9 @@ def sections() -> Iterator[tuple[str, str, list[Described]]]:
 
 
 def _described(name: str, info: FieldInfo) -> Described:
-    bounds = [f"{sign} {getattr(m, key):g}" for m in info.metadata for key, sign in SIGNS.items() if hasattr(m, key)]
+    inside = [m for option in get_args(info.annotation) for m in getattr(option, "__metadata__", ())]
+    marks = [*info.metadata, *inside]
+    bounds = [f"{sign} {getattr(m, key):g}" for m in marks for key, sign in SIGNS.items() if hasattr(m, key)]
     text = " ".join((info.description or "").split())
     traced = any(isinstance(m, Traced) for m in info.metadata)
     kind = " or ".join(dict.fromkeys(_words(info.annotation)))

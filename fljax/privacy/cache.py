@@ -1,30 +1,27 @@
-"""Answers of the accountant on disk: one small JSON file per question, safe with several processes.
+"""Answers of the accountant on disk, in ``$FLJAX_CACHE/accounting``, by default ``~/.cache/fljax/accounting``.
 
-The folder is ``$FLJAX_CACHE/accounting``, by default ``~/.cache/fljax/accounting``. A file holds its whole question, so
-a collision of names, a half-written or a damaged file is a miss, never a wrong answer. Files are replaced atomically:
-two processes that answer the same question at the same time write the same number, and the later one wins.
+A file that is damaged or of another question is a miss, never a wrong answer (``core/answers.py``). Two processes that
+answer the same question at the same time write the same number.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fljax.core import answers
+
 FORMAT = 1  # raise when a change of the code changes an answer
+FOLDER = "accounting"
 
 
 def folder() -> Path:
     """Where answers are kept; read from the environment at each call."""
-    root = os.environ.get("FLJAX_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "fljax") / "accounting"
+    return answers.root() / FOLDER
 
 
 @lru_cache(maxsize=1)
@@ -39,10 +36,6 @@ def _question(kind: str, parts: dict[str, object]) -> str:
     return json.dumps({"kind": kind, "format": FORMAT, "dp_accounting": _library(), **parts}, sort_keys=True)
 
 
-def _file(question: str) -> Path:
-    return folder() / f"{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
-
-
 def lookup(kind: str, **parts: object) -> float | None:
     """The stored answer, or None where there is none that can be trusted.
 
@@ -50,14 +43,8 @@ def lookup(kind: str, **parts: object) -> float | None:
       kind: what was asked, such as ``epsilon``.
       **parts: everything the answer depends on, as JSON values. The version of dp_accounting is added.
     """
-    question = _question(kind, parts)
-    try:
-        entry = json.loads(_file(question).read_text(encoding="utf-8"))
-        value = entry["value"]
-        trusted = entry["question"] == question and isinstance(value, float) and math.isfinite(value) and value >= 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return value if trusted else None
+    value = answers.lookup(FOLDER, _question(kind, parts))
+    return value if isinstance(value, float) and math.isfinite(value) and value >= 0 else None
 
 
 def remember(compute: Callable[[], float], kind: str, **parts: object) -> float:
@@ -69,21 +56,5 @@ def remember(compute: Callable[[], float], kind: str, **parts: object) -> float:
     value = lookup(kind, **parts)
     if value is None:
         value = float(compute())
-        question = _question(kind, parts)
-        with contextlib.suppress(OSError):
-            write(_file(question), json.dumps({"question": question, "value": value}))
+        answers.store(FOLDER, _question(kind, parts), value)
     return value
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file atomically, so that two processes leave one whole file; makes its folder. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

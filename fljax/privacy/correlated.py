@@ -25,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fljax.core import answers
 from fljax.core.check import FljaxError, positive
 from fljax.core.transform import Claim, Noise, UpdateTransform, pass_encode
 from fljax.core.types import Array, Ctx, Hparams, PyTree
-from fljax.privacy import cache, jaxprivacy
+from fljax.privacy import jaxprivacy
 from fljax.privacy.noise import add_gaussian, noise_stds
 
 
@@ -178,12 +179,12 @@ def banded_strategy(rounds: int, bands: int) -> np.ndarray:
     if bands == 1:
         return np.ones(1)
     question = {"rounds": rounds, "bands": bands, "jax_privacy": jaxprivacy.installed()}
-    path = cache.folder().with_name("strategies") / f"banded-{rounds}-{bands}.json"
+    path = answers.root() / "strategies" / f"banded-{rounds}-{bands}.json"
     found = _read(path, question)
     if found is None:
         found = jaxprivacy.banded_coefficients(rounds, bands)
         with contextlib.suppress(OSError):
-            cache.write(path, json.dumps({"question": question, "coefficients": found.tolist()}))
+            answers.write(path, json.dumps({"question": question, "coefficients": found.tolist()}))
     return found / np.linalg.norm(found)
 
 

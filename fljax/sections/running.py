@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from fljax.sections.base import Section
 
@@ -92,8 +92,9 @@ class SweepConfig(Section):
 class PerfConfig(Section):
     """Speed, and nothing but speed: no field here may change a result."""
 
-    chunk: int | None = Field(None, ge=0)
-    """clients per vmapped batch: 1 one by one, 0 the whole cohort (default: chosen by backend and model size)"""
+    chunk: NonNegativeInt | Literal["probe"] | None = None
+    """clients per vmapped batch: 1 one by one, 0 the whole cohort, probe the fastest of a few by measurement, which is
+    kept on disk (default: chosen by backend and model size)"""
     devices: int = Field(1, ge=1)
     """devices over which the clients of a round are spread"""
     trial_devices: int = Field(1, ge=1)
@@ -107,3 +108,10 @@ class PerfConfig(Section):
     dropout: Literal["masked", "compact"] = "masked"
     """masked: the whole model with dropped neurons at zero, keep rates are traced; compact: physically small models,
     one program for every keep rate"""
+
+    @field_validator("chunk", mode="before")
+    @classmethod
+    def _number_or_probe(cls, chunk: Any) -> Any:
+        if chunk is None or chunk == "probe" or (type(chunk) is int and chunk >= 0):
+            return chunk
+        raise ValueError(f'{chunk!r} should be a number of clients, 0 for all of them, or "probe"')

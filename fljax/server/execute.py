@@ -19,6 +19,9 @@ from jax.sharding import Mesh, PartitionSpec
 from fljax.core import tree
 from fljax.core.types import Array, Key, PyTree
 
+LARGE_ON_CPU = 50_000
+"""Parameters of a model above which a CPU takes one matrix product at a time faster than a batch of them."""
+
 
 class PerfFlags(NamedTuple):
     """Speed, and nothing but speed.
@@ -65,7 +68,7 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) 
     """
     if jax.default_backend() != "cpu":
         return max(1, min(capacity, 2**30 // max(num_params, 1)))
-    if num_params > 50_000:
+    if num_params > LARGE_ON_CPU:
         return 1
     widest = min(capacity, 64, 2 ** int(math.log2(400_000 / max(num_params, 1))))
     if steps is None or steps.max() == steps.min():

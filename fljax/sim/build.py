@@ -140,7 +140,8 @@ def build(
     local = extra.local(plain)
     size, leaves = _shared_size(model, local)
     steps = local_steps(experiment.client, dataset.train.sizes)
-    chunk = auto_chunk(size, sampler.capacity, steps) if experiment.perf.chunk is None else experiment.perf.chunk
+    asked = experiment.perf.chunk
+    chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps)
     chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups)
     dropped = _dropout(experiment, model, loss, dataset, population)
     built = make_round(

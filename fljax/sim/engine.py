@@ -9,10 +9,8 @@ the one that decides about evaluation, hang on the round number alone: under a v
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from fljax.core import answers
 from fljax.core.types import Array, Hparams, Key, PyTree, Round
 from fljax.server.observe import flat_classes
 from fljax.server.state import RoundInfo, RoundState
@@ -205,8 +204,7 @@ def steady(times: list[tuple[int, float]]) -> float:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, in $FLJAX_CACHE or ~/.cache/fljax, so that a second start does not compile."""
-    folder = Path(os.environ.get("FLJAX_CACHE") or Path.home() / ".cache" / "fljax") / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(answers.root() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 

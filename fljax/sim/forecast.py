@@ -22,9 +22,10 @@ def forecast(experiment: Experiment, quiet: bool = False) -> dict[str, Any]:
     """Compiles an experiment, runs three of its rounds, and keeps nothing.
 
     Returns:
-      JSON values: ``programs``, ``chunk`` and ``padding_waste`` (clients at a time, and steps executed for each that
-      counts), ``memory`` in bytes, ``flops_per_round`` (of the layers' products: three times a forward pass for each
-      example, in an expected cohort), ``seconds`` to compile, per round, and in all, and the ``privacy`` statement.
+      JSON values: ``programs``, ``chunk``, ``chosen_by`` and ``padding_waste`` (clients at a time, why so many, and
+      steps executed for each that counts), ``memory`` in bytes, ``flops_per_round`` (of the layers' products: three
+      times a forward pass for each example, in an expected cohort), ``seconds`` to compile, per round, and in all,
+      ``tried_seconds_per_round`` by clients at a time, if they were measured now, and the ``privacy`` statement.
 
     Raises:
       FljaxError: whatever ``run`` refuses before its first round.
@@ -38,15 +39,18 @@ def forecast(experiment: Experiment, quiet: bool = False) -> dict[str, Any]:
     _, times = drive(executable, begun.running, short, *inputs, seconds=1e-9)  # one round a call
     each = float(np.median([seconds for _, seconds in times[1:] or times]))
     program = begun.program
+    tried = {str(size): seconds for size, seconds in sorted((begun.choice.seconds or {}).items())}
     return {
         "name": experiment.name,
         "rounds": begun.rounds,
         "programs": 1 + len(experiment.controls),
         "chunk": program.chunk,
+        "chosen_by": begun.choice.by,
         "padding_waste": program.waste,
         "memory": {"data_and_states": need.arguments, "while_it_runs": need.more, "free": free},
         "flops_per_round": round_flops(experiment, program),
         "seconds": {"compile": compile_s, "per_round": each, "expected": compile_s + each * begun.rounds},
+        **({"tried_seconds_per_round": tried} if tried else {}),
         "privacy": begun.statement.sentence(),
     }
 

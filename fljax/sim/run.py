@@ -32,6 +32,7 @@ from fljax.sim.hosted import Host
 from fljax.sim.interrupt import Check, stop_requests
 from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
+from fljax.sim.probe import Choice, check_alone, probe_chunk, recalled
 from fljax.sim.progress import Progress, said
 from fljax.sim.protected import encryption_told, make_host
 from fljax.sim.secure import describe_secure
@@ -39,6 +40,7 @@ from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
 CHECKPOINT = ".checkpoint.npz"
 CHUNK = "perf.chunk"
+UNMEASURED = "unmeasured"
 KEEP_EVERY_S = 1.0
 """Seconds between two checkpoints at the least: writing them should not cost what short calls do."""
 
@@ -50,6 +52,7 @@ class Outcome:
     experiment, program: what ran. statement: what may be said about its privacy. params: the final shared model.
     history: metrics by name, [T]; evaluation metrics are NaN in rounds without one. timing: seconds.
       encryption: what was encrypted, and what the checks of real messages found: by part.
+      chosen_by: what chose the clients per batch: rule, asked, probe, or memory.
     """
 
     experiment: Experiment
@@ -59,6 +62,7 @@ class Outcome:
     history: dict[str, np.ndarray]
     timing: Timing
     encryption: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chosen_by: str = "rule"
 
     @property
     def stopped(self) -> str:
@@ -100,7 +104,8 @@ class Outcome:
         timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
-        parts["execution"] = {"chunk": self.program.chunk, "padding_waste": self.program.waste}
+        chunk, waste = self.program.chunk, self.program.waste
+        parts["execution"] = {"chunk": chunk, "padding_waste": waste, "chosen_by": self.chosen_by}
         if self.simulated:
             parts["simulated"] = self.simulated
         if self.encryption:
@@ -180,11 +185,14 @@ def run(
     history = make_clock(experiment, program.model, program.dataset)(done.history)
     history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
     told = encryption_told(experiment, program, host)
-    return Outcome(experiment, program, begun.statement, params, history, timing, told)
+    return Outcome(experiment, program, begun.statement, params, history, timing, told, begun.choice.by)
 
 
 class Begun(NamedTuple):
-    """A run before its first call, or where an earlier start left it. rounds: T. header: of its checkpoints."""
+    """A run before its first call, or where an earlier start left it. rounds: T. header: of its checkpoints.
+
+    choice: clients per batch; by ``unmeasured`` until ``compile_fitting`` has measured them.
+    """
 
     program: Program
     numbers: Hparams
@@ -195,13 +203,17 @@ class Begun(NamedTuple):
     running: Running
     path: Path | None
     header: dict[str, Any]
+    choice: Choice
 
 
 def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
     """Builds what runs, and finds the state that it begins with."""
     header: dict = {"fingerprint": experiment.fingerprint(), "name": experiment.name}
     check_checkpoint(path, header, resume)
-    program = build(experiment)
+    check_alone(experiment)
+    choice = _chosen_before(experiment, path if resume else None)
+    program = build(experiment if choice is None else experiment.replace(**{CHUNK: choice.chunk}))
+    choice = choice or Choice(program.chunk, UNMEASURED if experiment.perf.chunk == "probe" else "rule")
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
     ledger = privacy_ledger(program, hparams, statement)
@@ -216,7 +228,14 @@ def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
         running = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
         ledger.check(checkpoint.read_header(path).get("ledger"), running.done, str(path))
     hosts.check_same(experiment.fingerprint(), running.done)
-    return Begun(program, numbers, key, statement, ledger, rounds, running, path, header)
+    return Begun(program, numbers, key, statement, ledger, rounds, running, path, header, choice)
+
+
+def _chosen_before(experiment: Experiment, path: Path | None) -> Choice | None:
+    """Clients per batch by the experiment's number, or as an earlier start had them, whose last bits depend on it."""
+    if isinstance(experiment.perf.chunk, int):
+        return Choice(experiment.perf.chunk, "asked")
+    return None if path is None or not path.exists() else recalled(checkpoint.read_header(path))
 
 
 def _make_folder(out: Path) -> None:
@@ -229,44 +248,62 @@ def _make_folder(out: Path) -> None:
         raise FljaxError(f"{out}: cannot be written to. Choose another folder with --out.")
 
 
+class Made(NamedTuple):
+    """A compiled call, its program, and the seconds that tracing and compiling took."""
+
+    program: Program
+    executable: Callable
+    seconds: float
+
+
 def compile_fitting(
     experiment: Experiment, begun: Begun, quiet: bool, host: Host | None = None
 ) -> tuple[Begun, Callable, tuple, float]:
-    """The run with the batch of clients that fits into memory, the compiled call, its inputs after the state as
-    ``drive`` takes them, and the seconds that compiling took. host: what watches the call, or makes its sums."""
-    dataset, chunk, host = begun.program.dataset, begun.program.chunk, host or Host()
+    """The run with the batch of clients that was chosen, or measured, and fits into memory, the compiled call, its
+    inputs after the state as ``drive`` takes them, and the seconds that compiling took. host: what watches the call, or
+    makes its sums."""
+    host, train = host or Host(), begun.program.dataset.train
     length = 1 if host.exchange is not None else min(experiment.perf.rounds_per_call, begun.rounds)
-    mesh = client_mesh(experiment.perf.devices)
-    spread = partial(hosts.everywhere, mesh=mesh)
+    spread = partial(hosts.everywhere, mesh=client_mesh(experiment.perf.devices))
     whole = (begun.running._replace(state=spread(begun.running.state)), spread(begun.key), spread(begun.numbers))
     begun = begun._replace(running=whole[0], key=whole[1], numbers=whole[2])
     schedule = spread(Schedule(jnp.int32(begun.rounds), jnp.int32(experiment.eval_every), jnp.int32(begun.rounds)))
-    feed = make_feed(dataset.train, begun.program.sampler, begun.key, begun.numbers, begun.rounds, length, spread)
-    held = spread(held_data(dataset))
-    programs, spent = {chunk: begun.program}, 0.0
+    feed = make_feed(train, begun.program.sampler, begun.key, begun.numbers, begun.rounds, length, spread)
+    inputs = (schedule, begun.key, feed, spread(held_data(begun.program.dataset)), begun.numbers)
+    made: dict[int, Made] = {}
 
     def compile_at(size: int) -> Callable:
-        nonlocal spent
-        if size not in programs:
-            programs[size] = build(experiment.replace(**{"perf.chunk": size}), dataset)
-        program = programs[size]
-        call = make_call(program.round, make_evaluate(program.model, program.loss, program.local, program.goal), length)
-        args = (schedule, begun.key, begun.running.state, feed.now(begun.running.done), held, begun.numbers)
-        if host.exchange is not None:
-            inputs = (begun.key, begun.running.state, args[3], begun.numbers)
-            args = (*args, jax.eval_shape(_transcript(program), jnp.int32(0), *inputs).pre_noise)
-        executable, seconds = compile_call(call, np.int32(0), *args)
-        spent += seconds
-        return executable
+        if size not in made:
+            made[size] = _make(experiment, begun, size, length, inputs, host.exchange is not None)
+        return made[size].executable
 
-    asked = experiment.perf.chunk is not None
+    choice = begun.choice
+    if choice.by == UNMEASURED:
+        left = min(length, begun.rounds - begun.running.done)
+        choice = probe_chunk(experiment, begun.program, compile_at, begun.running, inputs, left, quiet)
+    size, fixed = choice.chunk or begun.program.sampler.capacity, isinstance(experiment.perf.chunk, int)
     with said("compiling", quiet):
-        room = hosts.least(memory.free())
-        executable, fits = memory.fit(compile_at, chunk or begun.program.sampler.capacity, asked, room, CHUNK)
-    inputs = (schedule, begun.key, feed, held, begun.numbers)
+        executable, fits = memory.fit(compile_at, size, fixed, hosts.least(memory.free()), CHUNK)
+    choice = choice._replace(chunk=fits, by=choice.by if fits == size else "memory")
     if not host.idle:
-        executable = host.watch(executable, jax.jit(_transcript(programs[fits])))
-    return begun._replace(program=programs[fits]), executable, inputs, spent
+        executable = host.watch(executable, jax.jit(_transcript(made[fits].program)))
+    header = begun.header | {"execution": choice.entry()}
+    begun = begun._replace(program=made[fits].program, header=header, choice=choice)
+    return begun, executable, inputs, sum(one.seconds for one in made.values())
+
+
+def _make(experiment: Experiment, begun: Begun, size: int, length: int, inputs: tuple, given: bool) -> Made:
+    """The call with so many clients at a time, compiled. given: its sums are given to it by the host."""
+    program, (schedule, key, feed, held, numbers) = begun.program, inputs
+    if size != program.chunk:
+        program = build(experiment.replace(**{CHUNK: size}), program.dataset)
+    call = make_call(program.round, make_evaluate(program.model, program.loss, program.local, program.goal), length)
+    state, data = begun.running.state, feed.now(begun.running.done)
+    args = (schedule, key, state, data, held, numbers)
+    if given:
+        shapes = jax.eval_shape(_transcript(program), jnp.int32(0), key, state, data, numbers)
+        args = (*args, shapes.pre_noise)
+    return Made(program, *compile_call(call, np.int32(0), *args))
 
 
 def _transcript(program: Program) -> Callable:

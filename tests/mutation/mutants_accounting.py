@@ -7,7 +7,7 @@ from mutant import Mutant
 EVENTS, ACCOUNTING = "fljax/privacy/events.py", "fljax/privacy/accounting.py"
 MECHANISMS, NOISE = "fljax/privacy/mechanisms.py", "fljax/privacy/noise.py"
 CALIBRATION = "fljax/privacy/calibration.py"
-RDP, CACHE, BUDGET = "fljax/privacy/rdp.py", "fljax/privacy/cache.py", "fljax/privacy/budget.py"
+RDP, ANSWERS, BUDGET = "fljax/privacy/rdp.py", "fljax/core/answers.py", "fljax/privacy/budget.py"
 STATEMENT = "fljax/privacy/statement.py"
 
 T_EVENTS, T_EPSILON = "tests/privacy/test_events.py::", "tests/privacy/test_accounting.py::"
@@ -203,9 +203,9 @@ ACCOUNTANT = (
         "cache_trusts_names",
         33,
         "a file of the cache is believed without its question",
-        CACHE,
-        'entry["question"] == question and isinstance',
-        "isinstance",
+        ANSWERS,
+        'return entry["value"] if entry["question"] == question else None',
+        'return entry["value"]',
         T_CACHE + "test_a_damaged_entry_is_ignored_and_rewritten",
     ),
     Mutant(
