@@ -161,6 +161,7 @@ def test_a_damaged_checkpoint_is_one_line(capsys, finished, tmp_path):
     assert ".checkpoint.npz" in err
 
 
+@pytest.mark.slow  # three starts of the command; test_sim_run kills a run in every session
 def test_a_killed_run_resumes_to_bit_identical_parameters_and_history(tmp_path):
     command = [sys.executable, "-m", "fljax", "run", "digits_dp_fedavg", "--quiet", "--json"]
     command += ["--rounds", "600", "--eval-every", "100", "--perf.rounds-per-call", "5"]

@@ -123,7 +123,10 @@ def test_a_missing_file_is_refused(tmp_path):
     assert "not a readable checkpoint" in refused(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize("length", [3, 5], ids=["same calls", "other calls"])
+@pytest.mark.parametrize(
+    "length",
+    [pytest.param(3, id="same calls", marks=pytest.mark.slow), pytest.param(5, id="other calls")],  # the harder one
+)
 def test_a_run_that_is_stopped_and_resumed_is_the_same_run(tmp_path, length):
     """Killed after three of seven rounds; the rest from the file, also with another number of rounds per call."""
     whole, path = small_run.drive_it(seed=1), tmp_path / "c.npz"
