@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from benchmarks.programs import compiled_central, compiled_round, matmul_peak, p
 from benchmarks.report import add_flags, deliver, finished
 from benchmarks.workloads import PRIVACY, SECURE, WORKLOADS, Variant, Workload, equal_twin
 from fljax.models import model_flops
+from fljax.models.convolution import convolutions_by
 from fljax.server.execute import padding_waste
 from fljax.sim.mesh import client_mesh
 
@@ -127,6 +129,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--tiers", type=float, nargs="+", default=[1.0], help="keep rates of classes, relative to --keep"
     )
+    parser.add_argument("--tile", type=int, nargs=2, metavar=("H", "W"), help="of all convolutions; 1 1 is patches")
     parser.add_argument("--rounds-per-call", type=int, default=1)
     parser.add_argument("--calls", type=int, default=5, help="timed calls, after one that warms up")
     parser.add_argument("--peak-size", type=int, default=peak_size(), help="rows of the product that tells the peak")
@@ -145,9 +148,12 @@ def main() -> None:
     numbers |= {"rounds_per_call": args.rounds_per_call, **variant._asdict(), "tiers": args.tiers}
     if args.secure == "none":  # as in files from before there were words
         del numbers["secure"]
-    result = {"workload": args.workload, "settings": numbers, **measure(work, variant, args)}
-    result = finished("round", result, load)
     name = f"{args.workload}{label(variant)}" + ("" if args.chunk is None else f"_chunk{args.chunk}")
+    if args.tile:
+        numbers, name = numbers | {"tile": args.tile}, name + "_tile{}x{}".format(*args.tile)
+    with convolutions_by(tuple(args.tile)) if args.tile else nullcontext():
+        measured = measure(work, variant, args)
+    result = finished("round", {"workload": args.workload, "settings": numbers, **measured}, load)
     deliver(result, name, args, lines(result, work))
 
 

@@ -73,6 +73,22 @@ def test_tiles_and_their_gradients_equal_xla_in_double_precision(case, size):
             close(a, b, factor * 1e-15)
 
 
+def products(conv, x, kernel):
+    """Matrix products in the program of a convolution."""
+    return str(jax.make_jaxpr(lambda x, k: conv(x, k, (1, 1), "SAME"))(x, kernel)).count("dot_general[")
+
+
+@pytest.mark.parametrize(("tile", "count"), [((1, 1), 1), ((2, 1), 4), ((4, 1), 6), ((2, 2), 16), ((4, 2), 24)])
+def test_a_tile_is_as_many_products_as_its_algorithm_needs(tile, count):
+    with convolutions_by(tile):
+        assert products(conv_matmul, *arrays((1, 8, 8, 2), (3, 3, 2, 3))) == count
+
+
+def test_convolutions_with_enough_channels_are_computed_by_tiles():
+    assert products(conv_matmul, *arrays((1, 8, 8, 16), (3, 3, 16, 16))) == 6
+    assert products(conv_matmul, *arrays((1, 8, 8, 15), (3, 3, 15, 16))) == 1
+
+
 def test_a_tile_leaves_channels_that_are_zero_exactly_zero():
     x, kernel = arrays((2, 8, 8, 4), (3, 3, 4, 6))
     x, kernel = x.at[..., 1].set(0.0), kernel.at[..., 2].set(0.0)
