@@ -34,14 +34,14 @@ def lookup(folder: str, question: str) -> Any:
 def store(folder: str, question: str, value: Any) -> None:
     """Stores an answer (a JSON value). A folder that cannot be written costs time only."""
     with contextlib.suppress(OSError):
-        write(_file(folder, question), json.dumps({"question": question, "value": value}))
+        _write(_file(folder, question), json.dumps({"question": question, "value": value}))
 
 
 def _file(folder: str, question: str) -> Path:
     return root() / folder / f"{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
 
 
-def write(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     """Writes a file atomically, so that two processes leave one whole file; makes its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")

@@ -15,10 +15,8 @@ shuffling", ICML 2021 (arXiv 2103.00039); Choquette-Choo et al., "(Amplified) ba
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -178,25 +176,21 @@ def banded_strategy(rounds: int, bands: int) -> np.ndarray:
     """
     if bands == 1:
         return np.ones(1)
-    question = {"rounds": rounds, "bands": bands, "jax_privacy": jaxprivacy.installed()}
-    path = answers.root() / "strategies" / f"banded-{rounds}-{bands}.json"
-    found = _read(path, question)
+    question = json.dumps({"rounds": rounds, "bands": bands, "jax_privacy": jaxprivacy.installed()})
+    found = _trusted(answers.lookup("strategies", question), bands)
     if found is None:
         found = jaxprivacy.banded_coefficients(rounds, bands)
-        with contextlib.suppress(OSError):
-            answers.write(path, json.dumps({"question": question, "coefficients": found.tolist()}))
+        answers.store("strategies", question, found.tolist())
     return found / np.linalg.norm(found)
 
 
-def _read(path: Path, question: dict) -> np.ndarray | None:
-    """The coefficients in a file, or None where they cannot be trusted."""
+def _trusted(stored: Any, bands: int) -> np.ndarray | None:
+    """Stored coefficients, or None where they cannot be those of a strategy."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        found = np.array(entry["coefficients"], np.float64)
-        trusted = entry["question"] == question and found.shape == (question["bands"],)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = np.array(stored, np.float64)
+    except (ValueError, TypeError):
         return None
-    return found if trusted and np.isfinite(found).all() and found[0] > 0 else None
+    return found if found.shape == (bands,) and np.isfinite(found).all() and found[0] > 0 else None
 
 
 # ---- both ------------------------------------------------------------------------------------------------------------

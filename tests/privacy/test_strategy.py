@@ -31,16 +31,17 @@ def test_a_strategy_is_computed_once_and_a_damaged_file_is_a_miss(tmp_path, monk
     damaged = [
         "",
         file.read_text()[:-9],
-        json.dumps(entry | {"coefficients": [1.0, 2.0]}),
-        json.dumps(entry | {"coefficients": [0.0, 1.0, 2.0]}),
-        json.dumps(entry | {"coefficients": [1.0, float("nan"), 2.0]}),
-        json.dumps(entry | {"question": {"rounds": 31}}),
+        json.dumps(entry | {"value": [1.0, 2.0]}),
+        json.dumps(entry | {"value": [0.0, 1.0, 2.0]}),
+        json.dumps(entry | {"value": [1.0, float("nan"), 2.0]}),
+        json.dumps(entry | {"value": [1.0, None, "two"]}),
+        json.dumps(entry | {"question": entry["question"].replace("30", "31")}),
     ]
     for i, text in enumerate(damaged):
         file.write_text(text)
         np.testing.assert_array_equal(correlated.banded_strategy(30, 3), first)
         assert len(calls) == i + 2
-    file.write_text(json.dumps(entry | {"coefficients": [4.0, 2.0, 0.0]}))  # somebody else's, larger: scaled
+    file.write_text(json.dumps(entry | {"value": [4.0, 2.0, 0.0]}))  # somebody else's, larger: scaled
     np.testing.assert_allclose(np.linalg.norm(correlated.banded_strategy(30, 3)), 1.0, rtol=1e-12)
 
 
