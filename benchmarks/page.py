@@ -55,6 +55,8 @@ SOURCES = {
     "scaling": "scaling",
     "memory": "memory",
     "convolutions": "convolutions",
+    "dense": "dense",
+    "widths": "widths",
     "streaming": "streaming",
     "compile_cohort_cnn": "compile_time",
     "profile_cohort_cnn": "profile",

@@ -274,6 +274,33 @@ def convolutions(files: Files) -> str:
     return grid(["layer, 10 images", "patches", *ways, "chosen"], rows)
 
 
+def dense(files: Files) -> str:
+    """The weight gradient of a dense layer as outer products: time of a step relative to products."""
+    if "dense" not in files:
+        return ""
+    entries = files["dense"]["rows"]
+    clients = list(entries[0]["seconds"])
+    rows = []
+    for entry in entries:
+        cells = [
+            f"{1e6 * s['product']:.3g} us, {s['outer products'] / s['product']:.2f}" for s in entry["seconds"].values()
+        ]
+        rows.append([" -> ".join(map(str, entry["shape"])), str(entry["rows"]), *cells, entry["chosen"]])
+    return grid(["layer", "examples", *(f"{n} client{'s' * (n != '1')} at a time" for n in clients), "chosen"], rows)
+
+
+def widths(files: Files) -> str:
+    """What a client's step costs by clients at a time."""
+    if "widths" not in files:
+        return ""
+    entries = files["widths"]["rows"]
+    rows = [
+        [row["model"], f"{row['parameters']:,}", *(f"{1e6 * s:.3g}" for s in row["seconds"].values())]
+        for row in entries
+    ]
+    return grid(["MLP", "parameters", *entries[0]["seconds"]], rows)
+
+
 def errors(files: Files) -> str:
     """The largest errors of the ways over all shapes."""
     if "convolutions" not in files:
@@ -317,6 +344,8 @@ TABLES: dict[str, Callable[[Files], str]] = {
     "tried_tiny_mlp": lambda files: tried(files, "vs_tiny_mlp"),
     "convolutions": convolutions,
     "errors": errors,
+    "dense": dense,
+    "widths": widths,
     "chunks": chunks,
     "privacy": privacy,
     "dropout": dropout,

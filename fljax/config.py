@@ -150,6 +150,11 @@ class Experiment(Section):
         return self
 
     @property
+    def host_sums(self) -> bool:
+        """True where the host makes the sums of a round, with real keys and messages."""
+        return self.he.mode == "exact" or self.secure.mode == "protocol"
+
+    @property
     def he_splits_noise(self) -> bool:
         """True where encrypted coordinates get shares of the noise, and those in clear all of it from each client."""
         he = self.he
@@ -157,13 +162,13 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _streamed_data_are_of_one_run(self) -> Experiment:
-        if self.sweep is not None and (self.he.mode == "exact" or self.secure.mode == "protocol"):
+        if self.sweep is not None and self.host_sums:
             raise ValueError('he.mode = "exact" and secure.mode = "protocol" are for single runs; a sweep has no host')
         if self.data.streamed and self.sweep is not None:
             raise ValueError("data.streamed is for single runs: a sweep shares resident data; leave it out")
         if self.perf.chunk == "probe" and self.sweep is not None:
             raise ValueError('perf.chunk = "probe" measures single runs, not batches of trials; set it to a number')
-        if self.perf.chunk == "probe" and (self.he.mode == "exact" or self.secure.mode == "protocol"):
+        if self.perf.chunk == "probe" and self.host_sums:
             raise ValueError('perf.chunk = "probe" does not measure sums that the host makes; set it to a number')
         return self
 

@@ -16,6 +16,7 @@ from fljax.models.layers import flatten, max_pool_2x2
 from fljax.models.linear import XAVIER, num_features
 from fljax.models.model import Model, from_nnx
 from fljax.models.neurons import Axis, NeuronGroups, conv_leaves, dense_leaves
+from fljax.models.product import dense_product
 
 
 class CNN(nnx.Module):
@@ -46,8 +47,8 @@ class CNN(nnx.Module):
                 rngs=rngs,
             )
             setattr(self, f"conv_{i}", conv)
-        self.dense_0 = nnx.Linear(flat, hidden, kernel_init=XAVIER, rngs=rngs)
-        self.dense_1 = nnx.Linear(hidden, num_classes, kernel_init=XAVIER, rngs=rngs)
+        self.dense_0 = nnx.Linear(flat, hidden, kernel_init=XAVIER, dot_general=dense_product, rngs=rngs)
+        self.dense_1 = nnx.Linear(hidden, num_classes, kernel_init=XAVIER, dot_general=dense_product, rngs=rngs)
         self.dropout_0 = nnx.Dropout(0.25 if dropout else 0.0, rngs=rngs)
         self.dropout_1 = nnx.Dropout(0.5 if dropout else 0.0, rngs=rngs)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from fljax.core.types import Array
 from fljax.models.convolution import conv_matmul, depthwise_taps
+from fljax.models.product import dense_product
 
 Weights = dict[str, Array]
 """The parameters of one layer by name."""
@@ -30,7 +31,7 @@ def _last(values: Array, x: Array) -> Array:
 
 def dense(p: Weights, x: Array) -> Array:
     """``x W + b`` on the last axis. kernel [D, n], bias [n] (optional); x [..., D] -> [..., n]."""
-    y = x @ p["kernel"]
+    y = dense_product(x, p["kernel"])
     return y + _last(p["bias"], y) if "bias" in p else y
 
 

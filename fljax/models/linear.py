@@ -12,6 +12,7 @@ from fljax.core.check import FljaxError, positive
 from fljax.core.types import Array
 from fljax.models.layers import flatten
 from fljax.models.model import Model, from_nnx
+from fljax.models.product import dense_product
 
 XAVIER = jax.nn.initializers.glorot_uniform()
 
@@ -20,7 +21,7 @@ class Linear(nnx.Module):
     """flatten - dense"""
 
     def __init__(self, features: int, outputs: int, rngs: nnx.Rngs) -> None:
-        self.dense_0 = nnx.Linear(features, outputs, kernel_init=XAVIER, rngs=rngs)
+        self.dense_0 = nnx.Linear(features, outputs, kernel_init=XAVIER, dot_general=dense_product, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.dense_0(flatten(x))

@@ -14,6 +14,7 @@ from fljax.models.layers import flatten
 from fljax.models.linear import XAVIER, num_features
 from fljax.models.model import Model, from_nnx
 from fljax.models.neurons import Axis, NeuronGroups, dense_leaves
+from fljax.models.product import dense_product
 
 
 class MLP(nnx.Module):
@@ -22,7 +23,8 @@ class MLP(nnx.Module):
     def __init__(self, widths: Sequence[int], rngs: nnx.Rngs) -> None:
         self.depth = len(widths) - 1
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
-            setattr(self, f"dense_{i}", nnx.Linear(inputs, outputs, kernel_init=XAVIER, rngs=rngs))
+            dense = nnx.Linear(inputs, outputs, kernel_init=XAVIER, dot_general=dense_product, rngs=rngs)
+            setattr(self, f"dense_{i}", dense)
 
     def __call__(self, x: Array) -> Array:
         x = flatten(x)

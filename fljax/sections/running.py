@@ -92,9 +92,9 @@ class SweepConfig(Section):
 class PerfConfig(Section):
     """Speed, and nothing but speed: no field here may change a result."""
 
-    chunk: NonNegativeInt | Literal["probe"] | None = None
-    """clients per vmapped batch: 1 one by one, 0 the whole cohort, probe the fastest of a few by measurement, which is
-    kept on disk (default: chosen by backend and model size)"""
+    chunk: NonNegativeInt | Literal["probe", "rule"] | None = None
+    """clients per vmapped batch: 1 one by one, 0 the whole cohort, rule: by backend, model and clients, probe: the
+    fastest of a few by measurement, which is kept on disk (default: probe in a single run of minutes, else rule)"""
     devices: int = Field(1, ge=1)
     """devices over which the clients of a round are spread"""
     trial_devices: int = Field(1, ge=1)
@@ -111,7 +111,7 @@ class PerfConfig(Section):
 
     @field_validator("chunk", mode="before")
     @classmethod
-    def _number_or_probe(cls, chunk: Any) -> Any:
-        if chunk is None or chunk == "probe" or (type(chunk) is int and chunk >= 0):
+    def _number_or_word(cls, chunk: Any) -> Any:
+        if chunk in (None, "probe", "rule") or (type(chunk) is int and chunk >= 0):
             return chunk
-        raise ValueError(f'{chunk!r} should be a number of clients, 0 for all of them, or "probe"')
+        raise ValueError(f'{chunk!r} should be a number of clients, 0 for all of them, "probe" or "rule"')

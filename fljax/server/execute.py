@@ -21,6 +21,8 @@ from fljax.core.types import Array, Key, PyTree
 
 LARGE_ON_CPU = 50_000
 """Parameters of a model above which a CPU takes one matrix product at a time faster than a batch of them."""
+STEP_OVERHEAD = 7_000
+"""What a batch's step costs on a CPU whatever its width, in parameters of a client."""
 
 
 class PerfFlags(NamedTuple):
@@ -55,41 +57,48 @@ class Collected(NamedTuple):
     info: PyTree
 
 
-def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None) -> int:
-    """Clients per batch, by backend, model size and how unequal the clients are.
+def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, living: float | None = None) -> int:
+    """Clients per batch, by backend, model size, how unequal the clients are and how many slots stay empty.
 
-    On a CPU small models gain from batching, as long as the parameters of a batch stay in the caches; above 50,000
-    parameters one matrix product at a time is faster than any batch (measured: docs/performance.md). There a batch
-    takes as long as its longest client: where the numbers of steps differ, batches get smaller. An accelerator takes as
-    many clients as about 4 GiB of parameter copies allow; its time is that of the longest client in any case.
+    On a CPU, above 50,000 parameters, one matrix product at a time is faster than any batch. Smaller models gain from
+    batching, as long as the parameters of a batch stay in the caches: of 1, 2, 4, ... clients, 64 at most, the number
+    with the least ``waste(chunk) (1 + 7000 / (chunk P))``, a fifth more for batches of two to seven (measured:
+    docs/performance.md). An accelerator takes as many clients as about 4 GiB of parameter copies allow; its time is
+    that of the longest client in any case.
 
     Args:
       num_params: P. capacity: C. steps: None, or [N] local steps of each client of the population.
+      living: clients that are expected in a round where batches without any are skipped; None: all slots are run.
     """
     if jax.default_backend() != "cpu":
         return max(1, min(capacity, 2**30 // max(num_params, 1)))
     if num_params > LARGE_ON_CPU:
         return 1
     widest = min(capacity, 64, 2 ** int(math.log2(400_000 / max(num_params, 1))))
-    if steps is None or steps.max() == steps.min():
-        return widest
-    sizes = {2**k for k in range(7) if 2**k <= widest} | {widest}
-    return min(sorted(sizes, reverse=True), key=lambda chunk: padding_waste(steps, capacity, chunk) * (1 + 0.5 / chunk))
+    steps = np.ones(1) if steps is None else steps
+
+    def cost(chunk: int) -> float:
+        overhead = (1 + STEP_OVERHEAD / (chunk * max(num_params, 1))) * (1.2 if 1 < chunk < 8 else 1.0)
+        return padding_waste(steps, capacity, chunk, living) * overhead
+
+    return min(sorted({2**k for k in range(7) if 2**k <= widest} | {widest}, reverse=True), key=cost)
 
 
-def padding_waste(steps: np.ndarray, capacity: int, chunk: int) -> float:
+def padding_waste(steps: np.ndarray, capacity: int, chunk: int, living: float | None = None) -> float:
     """Steps that are executed, relative to those that count, where a batch runs as long as its longest client.
 
-    ``sum over batches of (chunk * longest) / sum of steps``, for a cohort of C clients, the largest first, whose
-    numbers of steps are the quantiles of the population's; 1 where nothing is wasted.
+    ``sum over batches of (chunk * longest) / sum of steps``, for a cohort of clients, the largest first, whose
+    numbers of steps are the quantiles of the population's; 1 where nothing is wasted. An empty slot of a batch takes as
+    long as a client.
 
     Args:
       steps: [N] local steps of the clients. capacity: C. chunk: clients per batch, 0 = all.
+      living: as for ``auto_chunk``.
     """
-    cohort = np.quantile(steps, (np.arange(capacity) + 0.5) / capacity, method="nearest")[::-1].astype(float)
-    longest = cohort[:: chunk or capacity]
-    widths = np.diff(np.append(np.arange(0, capacity, chunk or capacity), capacity))
-    return float((longest * widths).sum() / max(cohort.sum(), 1.0))
+    chunk = min(chunk, capacity) or capacity
+    count = capacity if living is None else max(1, min(capacity, round(living)))
+    cohort = np.quantile(steps, (np.arange(count) + 0.5) / count, method="nearest")[::-1].astype(float)
+    return float(chunk * cohort[::chunk].sum() / max(cohort.sum(), 1.0))
 
 
 def run_clients(

@@ -24,7 +24,7 @@ from fljax.config import Experiment
 from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import stream
-from fljax.core.transform import Noise
+from fljax.core.transform import Aggregator, Noise, UpdateTransform
 from fljax.core.types import Hparams, LocalUpdate, Params, Round, SamplingLaw, SubModel
 from fljax.data import Dataset, load_dataset
 from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
@@ -139,17 +139,19 @@ def build(
     plain = _local(experiment, model, loss, population)
     local = extra.local(plain)
     size, leaves = _shared_size(model, local)
-    steps = local_steps(experiment.client, dataset.train.sizes)
-    asked = experiment.perf.chunk
-    chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps)
     chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups)
     dropped = _dropout(experiment, model, loss, dataset, population)
+    aggregator = make_aggregator(experiment, dataset, plain, population)
+    skipped = _skips_empty(experiment, model, local, chain, dropped, aggregator)
+    living = _expected(experiment, sampler, max_rate) if skipped else None
+    steps, asked = local_steps(experiment.client, dataset.train.sizes), experiment.perf.chunk
+    chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps, living)
     built = make_round(
         sampler=sampler,
         local=local,
         transform=encrypted(experiment, chain, sampler, size),
         server=server_optimiser(experiment.server.optimizer),
-        aggregator=make_aggregator(experiment, dataset, plain, population),
+        aggregator=aggregator,
         adversary=make_attack(experiment, dataset, population),
         available=extra.available(bernoulli_availability),
         **dropped,
@@ -158,7 +160,7 @@ def build(
         perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
         link=_link(experiment),
     )
-    waste, goal = padding_waste(steps, sampler.capacity, chunk), attack_goal(experiment, dataset)
+    waste, goal = padding_waste(steps, sampler.capacity, chunk, living), attack_goal(experiment, dataset)
     return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal, dropped.get("submodel"))
 
 
@@ -216,6 +218,33 @@ def _shared_size(model: Model, local: LocalUpdate) -> tuple[int, int]:
     """P, the number of parameters that travel, and the number of arrays that hold them."""
     shared = jax.eval_shape(lambda k: local.split(model.init(k))[0], jax.random.key(0))
     return tree.num_elements(shared), len(jax.tree.leaves(shared))
+
+
+def _skips_empty(
+    experiment: Experiment,
+    model: Model,
+    local: LocalUpdate,
+    chain: UpdateTransform,
+    dropped: dict[str, Any],
+    aggregator: Aggregator | None,
+) -> bool:
+    """Are batches without a living client skipped? Where payloads are summed, and where clients keep nothing between
+    rounds: for their algorithm, a stage or their choice of neurons."""
+    numbers = experiment.hparams()
+
+    def kept(key):
+        params = model.init(key)
+        return local.init(key, params, numbers)[1], chain.init(local.split(params)[0], numbers)[1]
+
+    chooses = "submodel" in dropped and dropped["submodel"].own is not None
+    summing = aggregator is None or aggregator.collect == "sum"
+    return summing and not chooses and not jax.tree.leaves(jax.eval_shape(kept, jax.random.key(0)))
+
+
+def _expected(experiment: Experiment, sampler: Sampler, max_rate: float | None) -> float:
+    """Clients that are expected in a round at the largest sampling rate."""
+    numbers = experiment.hparams()
+    return float(sampler.expected(numbers if max_rate is None else _with(numbers, sampling_rate=max_rate)))
 
 
 def _local(experiment: Experiment, model: Model, loss: Loss, population: int) -> LocalUpdate:

@@ -161,6 +161,14 @@ def forward_flops(experiment: Experiment, model: Model, dataset: Any) -> Callabl
     return forward
 
 
+def round_flops(experiment: Experiment, program: Any) -> float:
+    """Floating-point operations of an expected cohort's local training in a dense round. program: a ``Program``."""
+    train, record = program.dataset.train, experiment.privacy.mechanism == "record_gaussian"
+    examples = np.asarray(local_examples(experiment.client, record, train.max_size, jnp.asarray(train.sizes)))
+    expected = float(program.sampler.expected(experiment.hparams())) / program.sampler.population
+    return 3.0 * forward_flops(experiment, program.model, program.dataset)(()) * expected * float(examples.sum())
+
+
 def totals(history: History) -> dict[str, float]:
     """``seconds`` and ``client_flops`` at the end of a run; {} where they were not simulated."""
     names = dict(zip(CLOCK, ("seconds", "client_flops"), strict=True))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from fljax.config import Experiment
 from fljax.sim import memory
-from fljax.sim.build import Program
-from fljax.sim.devices import forward_flops, local_examples
+from fljax.sim.devices import round_flops
 from fljax.sim.engine import drive
 from fljax.sim.run import begin, compile_fitting
 
@@ -53,11 +51,3 @@ def forecast(experiment: Experiment, quiet: bool = False) -> dict[str, Any]:
         **({"tried_seconds_per_round": tried} if tried else {}),
         "privacy": begun.statement.sentence(),
     }
-
-
-def round_flops(experiment: Experiment, program: Program) -> float:
-    """Floating-point operations of an expected cohort's local training in a dense round."""
-    train, record = program.dataset.train, experiment.privacy.mechanism == "record_gaussian"
-    examples = np.asarray(local_examples(experiment.client, record, train.max_size, jnp.asarray(train.sizes)))
-    expected = float(program.sampler.expected(experiment.hparams())) / program.sampler.population
-    return 3.0 * forward_flops(experiment, program.model, program.dataset)(()) * expected * float(examples.sum())

@@ -1,8 +1,9 @@
 """The fastest execution of a run's clients, found by running a few of its rounds; the answer stays on disk.
 
-The rule (``auto_chunk``) knows the backend, the model's size and the clients' steps, and not the machine. Under
-``perf.chunk = "probe"`` the rule's batch of clients and its neighbours are compiled and run in turn. The answer is kept
-in ``$FLJAX_CACHE/execution`` with all that the speed depends on: a second run asks nothing and measures nothing.
+The rule (``auto_chunk``) knows the backend, the model's size and the clients' steps, and not the machine. In a run that
+is long enough to pay for it, and in any under ``perf.chunk = "probe"``, the rule's batch of clients and its neighbours
+are compiled and run in turn. The answer is kept in ``$FLJAX_CACHE/execution`` with all that the speed depends on: a
+second run asks nothing and measures nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from fljax.config import Experiment
 from fljax.core import answers, tree
 from fljax.core.check import FljaxError
 from fljax.core.provenance import cpu_name
-from fljax.server.execute import LARGE_ON_CPU, auto_chunk
+from fljax.server.execute import LARGE_ON_CPU
 from fljax.sim import memory
 from fljax.sim.build import Program
-from fljax.sim.devices import local_steps
+from fljax.sim.devices import local_steps, round_flops
 from fljax.sim.engine import Running
 from fljax.sim.progress import said
 
@@ -35,6 +36,11 @@ CALL_S = 0.25  # seconds of a timed call, where its rounds are shorter
 TIE = 0.03  # the rule's choice stands unless another is faster by more: noise should not decide
 WHOLE = 256  # slots of the largest cohort that is tried as a whole on a CPU
 NOT_SPEED = ("data", "rounds", "eval_every", "channel")  # parts of the structure that a round's speed does not hang on
+
+
+LONG = {"cpu": 2e13}
+"""Floating-point operations of a run that is measured unasked: minutes on two cores, where measuring takes seconds."""
+LONG_ELSEWHERE = 1e16
 
 
 class Choice(NamedTuple):
@@ -60,6 +66,19 @@ def recalled(header: dict[str, Any]) -> Choice | None:
     return None
 
 
+def measures(experiment: Experiment, program: Program, rounds: int) -> bool:
+    """Is the batch of clients measured? Under ``probe``, and where nothing was asked for and the run is long.
+
+    Long is said by operations, so that it does not depend on the machine's mood. Not measured unasked: runs of several
+    processes, whose clocks differ, and sums that the host makes.
+    """
+    if experiment.perf.chunk is not None:
+        return experiment.perf.chunk == "probe"
+    if jax.process_count() > 1 or experiment.host_sums:
+        return False
+    return rounds * round_flops(experiment, program) >= LONG.get(jax.default_backend(), LONG_ELSEWHERE)
+
+
 def check_alone(experiment: Experiment) -> None:
     """Raises FljaxError where several processes would have to agree on what each of them measured."""
     if experiment.perf.chunk == "probe" and (count := jax.process_count()) > 1:
@@ -67,17 +86,17 @@ def check_alone(experiment: Experiment) -> None:
         raise FljaxError(f"{told} Set perf.chunk to a number, or leave it out.")
 
 
-def candidates(num_params: int, capacity: int, steps: np.ndarray | None, devices: int = 1) -> list[int]:
+def candidates(rule: int, num_params: int, capacity: int, devices: int = 1) -> list[int]:
     """Batches of clients that may be the fastest, each once: the rule's, then others.
 
     On a CPU one, two and four clients for a large model, else a quarter, a half and the double of the rule's, and the
     whole cohort of up to 256; on an accelerator a quarter of the rule's, and the whole cohort.
 
     Args:
-      num_params: P. capacity: C. steps: [N] local steps of the clients, or None.
+      rule: clients that ``auto_chunk`` takes. num_params: P. capacity: C.
       devices: over which the cohort is spread; no batch is larger than the share of one of them.
     """
-    rule, share = auto_chunk(num_params, capacity, steps), -(-capacity // devices)
+    share = -(-capacity // devices)
     if jax.default_backend() != "cpu":
         others = [rule // 4, share]
     elif num_params > LARGE_ON_CPU:
@@ -108,7 +127,7 @@ def question(experiment: Experiment, program: Program, steps: np.ndarray) -> str
         "structure": {name: v for name, v in json.loads(experiment.structure()).items() if name not in NOT_SPEED},
         "model": {name: [x.shape, str(x.dtype)] for name, x in leaves.items()},
         "data": [program.dataset.input_shape, str(train.x.dtype), train.population, train.max_size],
-        "clients": [program.sampler.capacity, experiment.data.streamed, perf.dropout],
+        "clients": [program.chunk, program.sampler.capacity, experiment.data.streamed, perf.dropout],
         "steps": np.quantile(steps, np.linspace(0, 1, 9), method="nearest").tolist(),
     }
     return json.dumps(parts, sort_keys=True)
@@ -154,7 +173,7 @@ def probe_chunk(
     """
     steps = local_steps(experiment.client, program.dataset.train.sizes)
     num_params = tree.num_elements(program.local.split(program.model.shapes())[0])
-    sizes = candidates(num_params, program.sampler.capacity, steps, experiment.perf.devices)
+    sizes = candidates(program.chunk, num_params, program.sampler.capacity, experiment.perf.devices)
     rule, asked = sizes[0], question(experiment, program, steps)
     known = answers.lookup(FOLDER, asked)
     if type(known) is int and known in sizes:

@@ -32,7 +32,7 @@ from fljax.sim.hosted import Host
 from fljax.sim.interrupt import Check, stop_requests
 from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
-from fljax.sim.probe import Choice, check_alone, probe_chunk, recalled
+from fljax.sim.probe import Choice, check_alone, measures, probe_chunk, recalled
 from fljax.sim.progress import Progress, said
 from fljax.sim.protected import encryption_told, make_host
 from fljax.sim.secure import describe_secure
@@ -213,9 +213,9 @@ def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
     check_alone(experiment)
     choice = _chosen_before(experiment, path if resume else None)
     program = build(experiment if choice is None else experiment.replace(**{CHUNK: choice.chunk}))
-    choice = choice or Choice(program.chunk, UNMEASURED if experiment.perf.chunk == "probe" else "rule")
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
+    choice = choice or Choice(program.chunk, UNMEASURED if measures(experiment, program, rounds) else "rule")
     ledger = privacy_ledger(program, hparams, statement)
     numbers, key = hparams.arrays(), jax.random.key(experiment.seed)
     params = program.params(experiment.seed)

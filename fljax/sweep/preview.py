@@ -10,8 +10,9 @@ import numpy as np
 from fljax.config import Experiment
 from fljax.sim import memory
 from fljax.sim.build import load_data
+from fljax.sim.devices import round_flops
 from fljax.sim.engine import drive
-from fljax.sim.forecast import TRIED, round_flops
+from fljax.sim.forecast import TRIED
 from fljax.sweep.plan import Batch, make_plan
 from fljax.sweep.run import Ready, begin_batch, get_ready
 from fljax.sweep.search import check_search, middle

@@ -54,6 +54,21 @@ def test_ways_of_a_convolution_agree_and_are_all_timed():
     assert all(error(conv, TINY[0]) < 2e-6 for conv in ways(TINY[0]).values())
 
 
+def test_ways_of_a_dense_layer_are_timed(monkeypatch, capsys):
+    result = run(monkeypatch, capsys, "dense", "--tiny", "--steps", "2", "--calls", "1")
+    check_origin(result)
+    (row,) = result["rows"]
+    assert row["chosen"] == "outer products" and set(row["seconds"]) == {"1", "8", "64"}
+    assert all(set(s) == {"product", "outer products"} and min(s.values()) > 0 for s in row["seconds"].values())
+
+
+def test_steps_by_clients_at_a_time(monkeypatch, capsys):
+    flags = ["--models", "64-10", "--cohort", "2", "--calls", "1"]
+    (row,) = run(monkeypatch, capsys, "widths", *flags)["rows"]
+    assert row["parameters"] == 650 and row["chosen"] == 2
+    assert set(row["seconds"]) == {"1", "2"} and min(row["seconds"].values()) > 0
+
+
 @pytest.mark.slow  # four runs
 def test_streamed_data_next_to_resident_data(monkeypatch, capsys):
     flags = ["--clients", "6", "--cohort", "2", "--rounds", "2", "--rounds-per-call", "1", "--turns", "1"]
@@ -105,7 +120,7 @@ def test_profile_sees_the_matrix_products(monkeypatch, capsys):
     result = run(monkeypatch, capsys, "profile", *flags)
     check_round(result["round"])
     assert result["operations_per_round"] > 10
-    assert any("dot" in row["name"] for row in result["longest"])
+    assert any("dot" in row["name"] or "ynn" in row["name"] for row in result["longest"])  # XLA's names of them
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ def test_waste_is_that_of_a_loop_over_batches():
     for chunk in (1, 5, 24, 0):
         cohort = sorted(steps.tolist(), reverse=True)
         batches = [cohort[i : i + (chunk or 24)] for i in range(0, 24, chunk or 24)]
-        executed = sum(len(b) * max(b) for b in batches)
+        executed = sum((chunk or 24) * max(b) for b in batches)  # empty slots run, too
         assert padding_waste(steps, 24, chunk) == pytest.approx(executed / sum(cohort))
     assert padding_waste(steps, 24, 1) == 1.0
 
@@ -32,3 +32,24 @@ def test_equal_clients_are_batched_and_unequal_ones_in_smaller_batches():
     assert padding_waste(tail, 64, chosen) < 1.3 < padding_waste(tail, 64, 64)
     assert auto_chunk(LARGE, 64, tail) == 1
     assert auto_chunk(MIDDLE, 64) == 16  # 320,000 parameters together
+
+
+def test_empty_slots_count_as_long_as_a_client():
+    steps = np.array([2, 2, 6, 6])
+    assert padding_waste(steps, 10, 4, living=4) == pytest.approx(4 * 6 / 16)
+    assert padding_waste(steps, 10, 4, living=5.2) == pytest.approx((4 * 6 + 4 * 2) / (3 * 6 + 2 * 2))
+    assert padding_waste(steps, 3, 8, living=2) == pytest.approx(3 * 6 / 8)  # no wider than the cohort
+    assert padding_waste(steps, 10, 2, living=0.1) == pytest.approx(2 * 2 / 2)  # at least one client
+
+
+def test_batches_leave_few_slots_empty():
+    """65 of 128 slots: two batches of 64 would compute 63 clients that are not there."""
+    assert auto_chunk(SMALL, 128) == auto_chunk(SMALL, 128, living=127) == 64
+    assert auto_chunk(SMALL, 128, living=65) == 8
+    assert auto_chunk(SMALL, 76) == 16
+
+
+def test_batches_are_wide_where_a_step_costs_little_but_its_overhead():
+    tail = np.repeat([20, 4, 1], [1, 4, 15])
+    narrow, wide = auto_chunk(MIDDLE, 20, tail), auto_chunk(100, 20, tail)
+    assert narrow < 8 <= wide

@@ -19,7 +19,7 @@ from fljax.sim.devices import local_steps
 from fljax.sim.engine import Running, drive
 from fljax.sim.feed import Feed
 from fljax.sim.forecast import forecast
-from fljax.sim.run import CHECKPOINT, begin, compile_fitting, run
+from fljax.sim.run import CHECKPOINT, UNMEASURED, begin, compile_fitting, run
 
 EVEN = np.full(100, 10)
 SMALL, LARGE = 1000, 60_000  # parameters on both sides of what a CPU takes one by one
@@ -51,8 +51,7 @@ def program():
 @cache
 def sizes() -> list[int]:
     """What is tried, the rule's first."""
-    steps = local_steps(experiment().client, program().dataset.train.sizes)
-    return probe.candidates(15, program().sampler.capacity, steps)
+    return probe.candidates(program().chunk, 15, program().sampler.capacity)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def stop(*_):
         ("cpu", LARGE, 50, [1, 2, 4]),
         ("cpu", LARGE, 3, [1, 2, 3]),
         ("cpu", LARGE, 1, [1]),
-        ("cpu", SMALL, 200, [64, 16, 32, 128, 200]),
+        ("cpu", SMALL, 200, [32, 8, 16, 64, 200]),
         ("cpu", SMALL, 5000, [64, 16, 32, 128]),
         ("cpu", SMALL, 3, [3, 1]),
         ("gpu", 2**24, 100, [64, 16, 100]),
@@ -110,13 +109,14 @@ def stop(*_):
 )
 def test_the_rule_comes_first_and_its_neighbours_once(backend, params, capacity, expected, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert auto_chunk(params, capacity, EVEN) == expected[0]
-    assert probe.candidates(params, capacity, EVEN) == expected
+    rule = auto_chunk(params, capacity, EVEN)
+    assert rule == expected[0]
+    assert probe.candidates(rule, params, capacity) == expected
 
 
 def test_no_batch_is_larger_than_the_share_of_a_device():
-    assert probe.candidates(SMALL, 100, EVEN, devices=2) == [50, 16, 32]
-    assert probe.candidates(SMALL, 101, EVEN, devices=2) == [51, 16, 32]
+    assert probe.candidates(64, SMALL, 100, devices=2) == [50, 16, 32]
+    assert probe.candidates(64, SMALL, 101, devices=2) == [51, 16, 32]
 
 
 def test_the_fastest_wins_and_ties_go_to_the_rule():
@@ -131,7 +131,7 @@ def test_the_fastest_wins_and_ties_go_to_the_rule():
 
 def test_every_candidate_gives_the_same_run(given):
     """To float32; arithmetic that is exact is bit-identical, in tests/invariance."""
-    assert sizes() == [2, 1, 4] and [given[size].program.chunk for size in sizes()] == sizes()
+    assert sizes() == [4, 1, 2] and [given[size].program.chunk for size in sizes()] == sizes()
     for size in sizes()[1:]:
         for name, values in given[2].history.items():
             np.testing.assert_allclose(given[size].history[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -143,7 +143,7 @@ def test_measuring_is_done_once_and_changes_no_result(given, kept, monkeypatch, 
     tried, chunk = shown["tried_seconds_per_round"], shown["chunk"]
     assert "trying 1, 2, 4 clients at a time" in capsys.readouterr().err
     assert list(tried) == ["1", "2", "4"] and all(seconds > 0 for seconds in tried.values())
-    assert shown["chosen_by"] == "probe" and chunk == probe.fastest({int(k): v for k, v in tried.items()}, 2)
+    assert shown["chosen_by"] == "probe" and chunk == probe.fastest({int(k): v for k, v in tried.items()}, 4)
     (file,) = kept.iterdir()
     assert json.loads(file.read_text())["value"] == chunk
     monkeypatch.setattr(probe, "measured", stop)
@@ -261,16 +261,32 @@ def test_what_does_not_fit_beside_the_state_is_left_out(kept, times, monkeypatch
         monkeypatch.setattr(memory, "free", lambda: free)
         return probe.probe_chunk(experiment(), program(), lambda size: size, start, (), 5)
 
-    assert at(100 / 0.9) == (2, "rule", None) and not kept.exists()  # left to what makes batches smaller
-    assert list(at(102.5 / 0.9).seconds) == [2, 1]
+    assert at(100 / 0.9) == (4, "rule", None) and not kept.exists()  # left to what makes batches smaller
+    assert list(at(102.5 / 0.9).seconds) == [1, 2]
 
 
 def test_nothing_is_measured_where_nothing_is_left_to_run(ask, times):
-    assert ask(rounds=0) == ((2, "rule", None), [])
+    assert ask(rounds=0) == ((4, "rule", None), [])
 
 
 class Stopped(Exception):
     """A run that was killed."""
+
+
+def test_long_runs_are_measured_unasked_and_no_others(monkeypatch):
+    """Four of twelve clients with 81 examples; three passes through four inputs and three classes."""
+    default, flops = experiment(**{"perf.chunk": None}), 81 * 4 / 12 * 3 * 2 * 4 * 3
+    monkeypatch.setitem(probe.LONG, "cpu", 5 * flops)
+    assert probe.measures(default, program(), 5) and not probe.measures(default, program(), 4)
+    for chunk in (1, 0, "rule"):
+        assert not probe.measures(experiment(**{"perf.chunk": chunk}), program(), 5)
+    assert begin(default, None, False).choice.by == UNMEASURED
+    assert begin(default.replace(rounds=4), None, False).choice.by == "rule"
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        assert not probe.measures(default, program(), 5)
+    protocol = SimpleNamespace(perf=default.perf, host_sums=True)
+    assert not probe.measures(protocol, program(), 5)
 
 
 def test_a_resumed_run_takes_what_its_checkpoint_says(given, kept, tmp_path, monkeypatch):
@@ -296,7 +312,7 @@ def test_a_resumed_run_takes_what_its_checkpoint_says(given, kept, tmp_path, mon
     assert begin(experiment(**{"perf.chunk": 4}), tmp_path / CHECKPOINT, True).choice == (4, "asked", None)
 
 
-@pytest.mark.parametrize(("chunk", "fits", "by"), [(None, 2, "rule"), (None, 1, "memory"), (4, 4, "asked")])
+@pytest.mark.parametrize(("chunk", "fits", "by"), [(None, 4, "rule"), (None, 1, "memory"), (2, 2, "asked")])
 def test_what_chose_is_said_and_kept(chunk, fits, by, monkeypatch):
     """Also where less fits into memory than was chosen. Nothing is compiled."""
     monkeypatch.setattr("fljax.sim.run.compile_call", lambda *_: (None, 0.0))
@@ -329,7 +345,7 @@ def test_answers_of_other_folders_are_apart(kept):
         ({"sweep": {"seeds": 2}}, "single runs, not batches of trials; set it to a number"),
         ({"secure.masking": "double_mask", "secure.mode": "protocol"}, "sums that the host makes; set it to a number"),
         ({"he.kind": "ckks", "he.mode": "exact"}, "sums that the host makes; set it to a number"),
-        ({"perf.chunk": "prob"}, "'prob' should be a number of clients, 0 for all of them, or \"probe\""),
+        ({"perf.chunk": "prob"}, '\'prob\' should be a number of clients, 0 for all of them, "probe" or "rule"'),
         ({"perf.chunk": -1}, "-1 should be a number of clients"),
     ],
 )
