@@ -1,90 +1,80 @@
-"""Ways to compute the weight gradient of a dense layer, for the shapes of the models here.
+"""Rounds of small models with the weight gradients of their dense layers as products, and as sums of outer products.
 
     python -m benchmarks.dense --out benchmarks/results
-    python -m benchmarks.dense --tiny
 
-A step is what a client does with a layer: forward, the gradient by inputs and weights, and SGD. The gradient by the
-weights is a product, or a sum of outer products (``fljax.models.product``); both take turns in loops of steps, with one
-client and with batches of clients, each with weights of its own. ``chosen`` is what ``dense_product`` does.
+Clients of the models of ``benchmarks.widths`` take four steps of SGD, by examples of a batch and clients at a time;
+both ways take turns. ``relative`` is the round by outer products over that by products; ``chosen`` is what
+``dense_product`` does (``fljax.models.product``).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
-from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from benchmarks.programs import timed
+import fljax
+from benchmarks.programs import Measured, compiled_round, turns
 from benchmarks.report import add_flags, deliver, finished
-from fljax.models.product import MOST_ROWS, summed_product
+from benchmarks.widths import STEPS, workload
+from benchmarks.workloads import Variant
+from fljax.models import product
 
-SHAPES = tuple(itertools.product((10, 20, 32, 64), ((64, 10), (64, 64), (784, 32), (784, 200))))
-TINY = ((4, (6, 3)),)
-CLIENTS = (1, 8, 64)
-WAYS: dict[str, Callable] = {"product": jnp.matmul, "outer products": summed_product}
-
-
-def steps(multiply: Callable, clients: int, rows: int, shape: tuple[int, int], count: int) -> tuple[Any, tuple]:
-    """A compiled loop of so many steps, each of which needs the one before it, and its inputs."""
-    rng = np.random.default_rng(0)
-    drawn = (rng.normal(size=(clients, rows, shape[0])), rng.normal(size=(clients, *shape)) / np.sqrt(shape[0]))
-    x, w = (jnp.asarray(a if clients > 1 else a[0], jnp.float32) for a in drawn)
-
-    def one(x, w):
-        out, back = jax.vjp(multiply, x, w)
-        by_x, by_w = back(jnp.tanh(out))
-        return x - 1e-6 * by_x, w - 1e-6 * by_w
-
-    several = jax.vmap(one) if clients > 1 else one
-    loop = jax.jit(lambda x, w: lax.fori_loop(0, count, lambda _, carry: several(*carry), (x, w)))
-    return loop.lower(x, w).compile(), (x, w)
+MODELS = ("64-64-10", "784-10", "784-32-10", "784-200-200-10")
+ROWS, TOGETHER = (10, 20, 32, 64), (1, 8, 32)
 
 
-def measure(clients: int, rows: int, shape: tuple[int, int], count: int, calls: int) -> dict[str, float]:
-    """Name of the way -> seconds of a step of one client, the medians over turns; a first turn warms up."""
-    programs = {name: steps(multiply, clients, rows, shape, count) for name, multiply in WAYS.items()}
-    turns = [{name: timed(run, *inputs)[0] for name, (run, inputs) in programs.items()} for _ in range(calls + 1)]
-    return {name: float(np.median([turn[name] for turn in turns[1:]])) / count / clients for name in programs}
+def compiled(name: str, rows: int, together: int, most: int) -> Measured:
+    """A round with so many clients at a time, whose layers use outer products up to ``most`` examples."""
+    with patch.object(product, "MOST_ROWS", most):
+        work = workload(name, together if together > 1 else 4, rows)
+        return compiled_round(work, Variant(), fljax.PerfFlags(together), 2)
+
+
+def measure(name: str, rows: int, together: int, calls: int) -> dict[str, float]:
+    """Seconds of a client's step by products, and the round by outer products relative to that one in turn."""
+    ways = [compiled(name, rows, together, most) for most in (0, rows)]
+    by_products, by_sums = turns(ways, calls).T
+    clients = together if together > 1 else 4
+    return {
+        "product_s": float(np.median(by_products)) / clients / STEPS,
+        "relative": float(np.median(by_sums / by_products)),
+    }
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """A line for each layer and batch size: microseconds of a product, and the other way relative to it."""
-    text = []
-    for entry in result["rows"]:
-        cells = [
-            f"{clients:>3} clients {1e6 * s['product']:7.2f} us {s['outer products'] / s['product']:5.2f}"
-            for clients, s in entry["seconds"].items()
-        ]
-        text.append(f"{entry['rows']:3} x {entry['shape']}: {'   '.join(cells)}   chosen: {entry['chosen']}")
-    return text
+    """A line for each model and batch size: microseconds by products, and the other way relative to it."""
+    return [
+        f"{row['model']:16} batches of {row['examples']}: "
+        + "  ".join(f"{n}: {1e6 * s['product_s']:.2f} us {s['relative']:.2f}" for n, s in row["clients"].items())
+        + f"   chosen: {row['chosen']}"
+        for row in result["rows"]
+    ]
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="one small shape, to see that it runs")
-    parser.add_argument("--steps", type=int, default=100, help="steps in a call")
-    parser.add_argument("--calls", type=int, default=9, help="turns")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS), help="examples of a batch")
+    parser.add_argument("--together", nargs="+", type=int, default=list(TOGETHER), help="clients at a time")
+    parser.add_argument("--calls", type=int, default=15, help="timed calls, after one that warms up")
     add_flags(parser)
     args, load = parser.parse_args(), os.getloadavg()
     rows = [
         {
-            "rows": rows,
-            "shape": list(shape),
-            "seconds": {str(n): measure(n, rows, shape, args.steps, args.calls) for n in CLIENTS},
-            "chosen": "outer products" if rows <= MOST_ROWS and jax.default_backend() == "cpu" else "product",
+            "model": name,
+            "examples": rows,
+            "clients": {str(n): measure(name, rows, n, args.calls) for n in args.together},
+            "chosen": "outer products" if rows <= product.MOST_ROWS else "product",
         }
-        for rows, shape in (TINY if args.tiny else SHAPES)
+        for name in args.models
+        for rows in args.rows
     ]
-    settings = {"steps": args.steps, "calls": args.calls, "tiny": args.tiny}
-    result = finished("dense", {"settings": settings, "rows": rows}, load)
+    result = finished("dense", {"settings": {"calls": args.calls, "steps": STEPS}, "rows": rows}, load)
     deliver(result, "dense", args, lines(result))
 
 

@@ -275,18 +275,21 @@ def convolutions(files: Files) -> str:
 
 
 def dense(files: Files) -> str:
-    """The weight gradient of a dense layer as outer products: time of a step relative to products."""
+    """Rounds with weight gradients as outer products relative to products, by model, batch and clients at a time."""
     if "dense" not in files:
         return ""
     entries = files["dense"]["rows"]
-    clients = list(entries[0]["seconds"])
-    rows = []
-    for entry in entries:
-        cells = [
-            f"{1e6 * s['product']:.3g} us, {s['outer products'] / s['product']:.2f}" for s in entry["seconds"].values()
+    head = ["MLP", "examples of a batch", *(f"{n} client{'s' * (n != '1')} at a time" for n in entries[0]["clients"])]
+    rows = [
+        [
+            row["model"],
+            str(row["examples"]),
+            *(f"{1e6 * s['product_s']:.3g} us, {s['relative']:.2f}" for s in row["clients"].values()),
+            row["chosen"],
         ]
-        rows.append([" -> ".join(map(str, entry["shape"])), str(entry["rows"]), *cells, entry["chosen"]])
-    return grid(["layer", "examples", *(f"{n} client{'s' * (n != '1')} at a time" for n in clients), "chosen"], rows)
+        for row in entries
+    ]
+    return grid([*head, "chosen"], rows)
 
 
 def widths(files: Files) -> str:

@@ -28,18 +28,19 @@ MODELS = {
     "784-10": ((784,), ()),
     "64-128-64-10": ((64,), (128, 64)),
     "784-32-10": ((784,), (32,)),
+    "784-48-10": ((784,), (48,)),
     "784-64-10": ((784,), (64,)),
     "784-200-200-10": ((784,), (200, 200)),
 }
 COHORT, STEPS, BATCH = 64, 4, 10
 
 
-def workload(name: str, cohort: int) -> Workload:
+def workload(name: str, cohort: int, batch: int = BATCH) -> Workload:
     """Twice as many clients as take part in a round."""
     shape, hidden = MODELS[name]
-    data = generated(2 * cohort, STEPS * BATCH, shape, 10)
+    data = generated(2 * cohort, STEPS * batch, shape, 10)
     return Workload(
-        name, mlp(shape, 10, hidden=hidden), fljax.make_loss("classification"), data, cohort, STEPS, BATCH, 0.1
+        name, mlp(shape, 10, hidden=hidden), fljax.make_loss("classification"), data, cohort, STEPS, batch, 0.1
     )
 
 

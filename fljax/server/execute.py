@@ -21,8 +21,10 @@ from fljax.core.types import Array, Key, PyTree
 
 LARGE_ON_CPU = 50_000
 """Parameters of a model above which a CPU takes one matrix product at a time faster than a batch of them."""
-STEP_OVERHEAD = 7_000
-"""What a batch's step costs on a CPU whatever its width, in parameters of a client."""
+CACHED_ON_CPU = 1_700_000
+"""Parameters of a batch of clients up to which wider batches were no slower."""
+STEP_OVERHEAD, CLIENT_OVERHEAD = 8_000, 4_000
+"""What a step costs on a CPU for a batch of any width, and for a client with any model, in parameters of a client."""
 
 
 class PerfFlags(NamedTuple):
@@ -62,7 +64,7 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
 
     On a CPU, above 50,000 parameters, one matrix product at a time is faster than any batch. Smaller models gain from
     batching, as long as the parameters of a batch stay in the caches: of 1, 2, 4, ... clients, 64 at most, the number
-    with the least ``waste(chunk) (1 + 7000 / (chunk P))``, a fifth more for batches of two to seven (measured:
+    with the least ``waste(chunk) (1 + 8000 / (chunk (4000 + P)))``, a fifth more for batches of two to seven (measured:
     docs/performance.md). An accelerator takes as many clients as about 4 GiB of parameter copies allow; its time is
     that of the longest client in any case.
 
@@ -74,12 +76,12 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
         return max(1, min(capacity, 2**30 // max(num_params, 1)))
     if num_params > LARGE_ON_CPU:
         return 1
-    widest = min(capacity, 64, 2 ** int(math.log2(400_000 / max(num_params, 1))))
+    widest = min(capacity, 64, 2 ** int(math.log2(CACHED_ON_CPU / max(num_params, 1))))
     steps = np.ones(1) if steps is None else steps
 
     def cost(chunk: int) -> float:
-        overhead = (1 + STEP_OVERHEAD / (chunk * max(num_params, 1))) * (1.2 if 1 < chunk < 8 else 1.0)
-        return padding_waste(steps, capacity, chunk, living) * overhead
+        overhead = 1 + STEP_OVERHEAD / (chunk * (CLIENT_OVERHEAD + num_params))
+        return padding_waste(steps, capacity, chunk, living) * overhead * (1.2 if 1 < chunk < 8 else 1.0)
 
     return min(sorted({2**k for k in range(7) if 2**k <= widest} | {widest}, reverse=True), key=cost)
 

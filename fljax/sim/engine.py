@@ -9,13 +9,16 @@ the one that decides about evaluation, hang on the round number alone: under a v
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Sharding
 
 from fljax.core import answers
@@ -109,11 +112,12 @@ class Running(NamedTuple):
 
 
 def compile_call(call: Callable, *args: Any) -> tuple[Callable, float]:
-    """Compiles a call for its arguments, the state donated: (executable, seconds)."""
+    """Compiles a call for its arguments, the state donated, or reads it from disk: (executable, seconds)."""
     start = time.perf_counter()
     whole = replicated(args[3])
-    executable = jax.jit(call, donate_argnums=(3,), out_shardings=whole).lower(*args).compile()
-    return executable, time.perf_counter() - start
+    lowered = jax.jit(call, donate_argnums=(3,), out_shardings=whole).lower(*args)
+    with programs_kept():
+        return lowered.compile(), time.perf_counter() - start
 
 
 def replicated(state: PyTree) -> Sharding | None:
@@ -203,9 +207,38 @@ def steady(times: list[tuple[int, float]]) -> float:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, in $FLJAX_CACHE or ~/.cache/fljax, so that a second start does not compile."""
-    jax.config.update("jax_compilation_cache_dir", str(answers.root() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    """Keeps compiled programs on disk, in $FLJAX_CACHE or ~/.cache/fljax, so that a second start does not compile.
+
+    Nothing is kept where that folder cannot be written.
+    """
+    folder = answers.root() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@contextmanager
+def programs_kept() -> Iterator[None]:
+    """``use_compilation_cache`` for what is compiled inside of it, unless the process has a cache or wants none.
+
+    JAX asks once in a process whether there is a cache; it has to forget the answer on both sides.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        yield
+        return
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    compilation_cache.reset_cache()
+    use_compilation_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        compilation_cache.reset_cache()
 
 
 def bytes_sent(history: dict[str, np.ndarray], round_axis: int = 0) -> tuple[np.ndarray, np.ndarray]:

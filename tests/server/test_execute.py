@@ -31,7 +31,8 @@ def test_equal_clients_are_batched_and_unequal_ones_in_smaller_batches():
     assert 1 < chosen < 64
     assert padding_waste(tail, 64, chosen) < 1.3 < padding_waste(tail, 64, 64)
     assert auto_chunk(LARGE, 64, tail) == 1
-    assert auto_chunk(MIDDLE, 64) == 16  # 320,000 parameters together
+    assert auto_chunk(MIDDLE, 64) == 64
+    assert auto_chunk(2 * MIDDLE, 64) == 32  # 1,280,000 parameters together
 
 
 def test_empty_slots_count_as_long_as_a_client():
@@ -50,6 +51,6 @@ def test_batches_leave_few_slots_empty():
 
 
 def test_batches_are_wide_where_a_step_costs_little_but_its_overhead():
-    tail = np.repeat([20, 4, 1], [1, 4, 15])
+    tail = np.repeat([4, 2, 1], [4, 4, 12])
     narrow, wide = auto_chunk(MIDDLE, 20, tail), auto_chunk(100, 20, tail)
     assert narrow < 8 <= wide

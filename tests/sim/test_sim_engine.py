@@ -10,7 +10,7 @@ import small_run
 import tiny
 
 from fljax.core.types import Hparams
-from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, steady
+from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, programs_kept, steady
 from fljax.sim.evaluate import held_data
 
 TRIALS = 2
@@ -151,3 +151,52 @@ def test_bytes_are_counted_exactly_where_int32_would_overflow():
     many = np.full(3, 2**30, np.int32)
     history = {"uplink_kib": many, "uplink_rest": many, "downlink_kib": many, "downlink_rest": 0 * many}
     assert bytes_sent(history) == (3 * (2**40 + 2**30), 3 * 2**40)
+
+
+# ---- programs on disk -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_programs_too(monkeypatch, tmp_path):
+    """A cache of its own that keeps what compiles in no time; the folder of its programs."""
+    least, update = "jax_persistent_cache_min_compile_time_secs", jax.config.update
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    update(least, 5.0)
+    monkeypatch.setenv("FLJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(jax.config, "update", lambda k, v: update(k, 0.0 if (k, v) == (least, 1.0) else v))
+    yield tmp_path / "xla"
+    update(least, before)
+
+
+def settings():
+    return jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+
+
+def test_programs_are_kept_in_a_process_that_compiled_before_and_nothing_else_is(short_programs_too):
+    before = settings()
+    jax.jit(lambda x: x + 31)(1.0)
+    with programs_kept():
+        jax.jit(lambda x: x + 32)(1.0)
+    assert settings() == before == (None, 5.0)
+    kept = list(short_programs_too.glob("*-cache"))
+    assert len(kept) == 1
+    jax.jit(lambda x: x + 33)(1.0)
+    assert list(short_programs_too.glob("*-cache")) == kept
+
+
+def test_a_cache_of_the_process_stays(short_programs_too, tmp_path):
+    own = str(tmp_path / "own")
+    jax.config.update("jax_compilation_cache_dir", own)
+    try:
+        with programs_kept():
+            assert jax.config.jax_compilation_cache_dir == own
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+    assert not short_programs_too.exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLJAX_CACHE", str(tmp_path / "file"))
+    with programs_kept():
+        assert jax.jit(lambda x: x + 34)(1.0) == 35.0
