@@ -285,11 +285,10 @@ def dense(files: Files) -> str:
             row["model"],
             str(row["examples"]),
             *(f"{1e6 * s['product_s']:.3g} us, {s['relative']:.2f}" for s in row["clients"].values()),
-            row["chosen"],
         ]
         for row in entries
     ]
-    return grid([*head, "chosen"], rows)
+    return grid(head, rows)
 
 
 def widths(files: Files) -> str:

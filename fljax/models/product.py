@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fljax.core.types import Array
 
-MOST_ROWS = 24
+MOST_ROWS = 32
 """Examples of a batch up to which the sum of outer products was the faster one."""
 
 
@@ -32,7 +32,7 @@ def dense_product(
     """``x W`` over the last axis of x and the first of W.
 
     It takes the place of ``lax.dot_general`` in ``nnx.Linear(..., dot_general=dense_product)`` and in its linen twin.
-    On a CPU, in single or double precision, for a batch ``[B, D]`` of at most 24 examples, the gradient by the weights
+    On a CPU, in single or double precision, for a batch ``[B, D]`` of at most 32 examples, the gradient by the weights
     is ``sum_b x_b g_b^T``, added up example after example; elsewhere it is a product like any other. The value is that
     of ``x @ w`` bit by bit, its derivatives, of any order, forward and reverse, up to rounding; a column of g or x that
     is zero makes exact zeros.

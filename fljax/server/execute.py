@@ -6,7 +6,6 @@ The choice is a performance flag: it changes memory and speed, and results only 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -19,10 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from fljax.core import tree
 from fljax.core.types import Array, Key, PyTree
 
-LARGE_ON_CPU = 50_000
+LARGE_ON_CPU = 30_000
 """Parameters of a model above which a CPU takes one matrix product at a time faster than a batch of them."""
-CACHED_ON_CPU = 1_700_000
-"""Parameters of a batch of clients up to which wider batches were no slower."""
 STEP_OVERHEAD, CLIENT_OVERHEAD = 8_000, 4_000
 """What a step costs on a CPU for a batch of any width, and for a client with any model, in parameters of a client."""
 
@@ -62,7 +59,7 @@ class Collected(NamedTuple):
 def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, living: float | None = None) -> int:
     """Clients per batch, by backend, model size, how unequal the clients are and how many slots stay empty.
 
-    On a CPU, above 50,000 parameters, one matrix product at a time is faster than any batch. Smaller models gain from
+    On a CPU, above 30,000 parameters, one matrix product at a time is faster than any batch. Smaller models gain from
     batching, as long as the parameters of a batch stay in the caches: of 1, 2, 4, ... clients, 64 at most, the number
     with the least ``waste(chunk) (1 + 8000 / (chunk (4000 + P)))``, a fifth more for batches of two to seven (measured:
     docs/performance.md). An accelerator takes as many clients as about 4 GiB of parameter copies allow; its time is
@@ -76,7 +73,7 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
         return max(1, min(capacity, 2**30 // max(num_params, 1)))
     if num_params > LARGE_ON_CPU:
         return 1
-    widest = min(capacity, 64, 2 ** int(math.log2(CACHED_ON_CPU / max(num_params, 1))))
+    widest = min(capacity, 64)
     steps = np.ones(1) if steps is None else steps
 
     def cost(chunk: int) -> float:

@@ -227,17 +227,17 @@ def programs_kept() -> Iterator[None]:
 
     JAX asks once in a process whether there is a cache; it has to forget the answer on both sides.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    now = dict(jax.config.values)
+    if now["jax_compilation_cache_dir"] is not None or not now["jax_enable_compilation_cache"]:
         yield
         return
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
     compilation_cache.reset_cache()
     use_compilation_cache()
     try:
         yield
     finally:
-        jax.config.update("jax_compilation_cache_dir", None)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"):
+            jax.config.update(name, now[name])
         compilation_cache.reset_cache()
 
 

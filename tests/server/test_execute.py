@@ -31,8 +31,7 @@ def test_equal_clients_are_batched_and_unequal_ones_in_smaller_batches():
     assert 1 < chosen < 64
     assert padding_waste(tail, 64, chosen) < 1.3 < padding_waste(tail, 64, 64)
     assert auto_chunk(LARGE, 64, tail) == 1
-    assert auto_chunk(MIDDLE, 64) == 64
-    assert auto_chunk(2 * MIDDLE, 64) == 32  # 1,280,000 parameters together
+    assert auto_chunk(MIDDLE, 64) == 64 and auto_chunk(2 * MIDDLE, 64) == 1
 
 
 def test_empty_slots_count_as_long_as_a_client():
