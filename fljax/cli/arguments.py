@@ -6,6 +6,7 @@ line, wherever it was made.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -38,11 +39,12 @@ def shipped() -> dict[str, Path]:
     return files
 
 
-def load_experiment(name: str) -> Experiment:
+def load_experiment(name: str | os.PathLike[str]) -> Experiment:
     """An experiment by path (``my/file.toml``) or by name.
 
     Raises FljaxError if there is none, with the closest name.
     """
+    name = os.fspath(name)
     if name.endswith(".toml") or "/" in name:
         return config.load(name)
     files = shipped()

@@ -46,6 +46,12 @@ def test_an_unknown_experiment_names_the_closest():
         load_experiment("digits_fedavgg")
 
 
+def test_a_path_may_be_a_string_or_a_path(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('rounds = 7\n[data]\nname = "digits"\n')
+    assert load_experiment(file) == load_experiment(str(file)) and load_experiment(file).rounds == 7
+
+
 def test_files_report_all_mistakes_at_once_with_the_file(tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text("rounds = 3\nround = 2\n[client]\nlr = -1\nepochs = 1\nsteps = 2\n[privcy]\nclip = 1\n")
