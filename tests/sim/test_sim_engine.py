@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import small_run
 import tiny
+from jax.experimental.compilation_cache import compilation_cache
 
 from fljax.core.types import Hparams
 from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, programs_kept, steady
@@ -156,20 +157,26 @@ def test_bytes_are_counted_exactly_where_int32_would_overflow():
 # ---- programs on disk -----------------------------------------------------------------------------------------------
 
 
+CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+
 @pytest.fixture
 def short_programs_too(monkeypatch, tmp_path):
-    """A cache of its own that keeps what compiles in no time; the folder of its programs."""
-    least, update = "jax_persistent_cache_min_compile_time_secs", jax.config.update
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    update(least, 5.0)
+    """A process without a cache, and one to come that keeps what compiles in no time; the folder of its programs."""
+    update, before = jax.config.update, settings()
+    for name, value in zip(CACHE, (None, 5.0), strict=True):
+        update(name, value)
+    compilation_cache.reset_cache()  # commands that ran before in this process have theirs
     monkeypatch.setenv("FLJAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(jax.config, "update", lambda k, v: update(k, 0.0 if (k, v) == (least, 1.0) else v))
+    monkeypatch.setattr(jax.config, "update", lambda k, v: update(k, 0.0 if (k, v) == (CACHE[1], 1.0) else v))
     yield tmp_path / "xla"
-    update(least, before)
+    for name, value in zip(CACHE, before, strict=True):
+        update(name, value)
+    compilation_cache.reset_cache()
 
 
 def settings():
-    return jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    return tuple(jax.config.values[name] for name in CACHE)
 
 
 def test_programs_are_kept_in_a_process_that_compiled_before_and_nothing_else_is(short_programs_too):
@@ -189,14 +196,14 @@ def test_a_cache_of_the_process_stays(short_programs_too, tmp_path):
     jax.config.update("jax_compilation_cache_dir", own)
     try:
         with programs_kept():
-            assert jax.config.jax_compilation_cache_dir == own
+            assert settings()[0] == own
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
     assert not short_programs_too.exists()
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_costs_only_time(short_programs_too, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLJAX_CACHE", str(tmp_path / "file"))
     with programs_kept():
-        assert jax.jit(lambda x: x + 34)(1.0) == 35.0
+        assert settings()[0] is None and jax.jit(lambda x: x + 34)(1.0) == 35.0
