@@ -20,27 +20,25 @@ import fljax
 from benchmarks.programs import Measured, compiled_round, turns
 from benchmarks.report import add_flags, deliver, finished
 from benchmarks.widths import STEPS, workload
-from benchmarks.workloads import Variant
+from benchmarks.workloads import Variant, Workload
 from fljax.models import product
 
 MODELS = ("64-64-10", "784-10", "784-32-10", "784-200-200-10")
 ROWS, TOGETHER = (10, 20, 32, 64), (1, 8, 32)
 
 
-def compiled(name: str, rows: int, together: int, most: int) -> Measured:
+def compiled(work: Workload, together: int, most: int) -> Measured:
     """A round with so many clients at a time, whose layers use outer products up to ``most`` examples."""
     with patch.object(product, "MOST_ROWS", most):
-        work = workload(name, together if together > 1 else 4, rows)
         return compiled_round(work, Variant(), fljax.PerfFlags(together), 2)
 
 
 def measure(name: str, rows: int, together: int, calls: int) -> dict[str, float]:
     """Seconds of a client's step by products, and the round by outer products relative to that one in turn."""
-    ways = [compiled(name, rows, together, most) for most in (0, rows)]
-    by_products, by_sums = turns(ways, calls).T
-    clients = together if together > 1 else 4
+    work = workload(name, max(together, 4), rows)
+    by_products, by_sums = turns([compiled(work, together, most) for most in (0, rows)], calls).T
     return {
-        "product_s": float(np.median(by_products)) / clients / STEPS,
+        "product_s": float(np.median(by_products)) / work.cohort / STEPS,
         "relative": float(np.median(by_sums / by_products)),
     }
 
@@ -69,7 +67,7 @@ def main() -> None:
             "model": name,
             "examples": rows,
             "clients": {str(n): measure(name, rows, n, args.calls) for n in args.together},
-            "chosen": "outer products" if rows <= product.MOST_ROWS else "product",
+            "chosen": "outer products" if product.sums(rows) else "product",
         }
         for name in args.models
         for rows in args.rows

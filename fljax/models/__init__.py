@@ -10,6 +10,7 @@ from fljax.models.losses import LOSSES, Loss, make_loss
 from fljax.models.mlp import mlp
 from fljax.models.model import Model, from_functions, from_linen, from_nnx
 from fljax.models.neurons import Axis, Leaf, NeuronGroups
+from fljax.models.product import dense_product
 from fljax.models.resnet import mobilenet, resnet
 from fljax.models.text import char_gru, char_lstm, transformer
 from fljax.models.verify import verify
@@ -27,6 +28,7 @@ __all__ = [
     "char_lstm",
     "cnn",
     "conv_matmul",
+    "dense_product",
     "derive_groups",
     "from_functions",
     "from_linen",

@@ -51,10 +51,14 @@ def dense_product(
     asked = usual if dimension_numbers is None else dimension_numbers
     plain = asked == usual and precision is None and preferred_element_type in (None, x.dtype) and out_sharding is None
     precise = x.dtype == w.dtype and w.dtype in (jnp.float32, jnp.float64)
-    small = x.ndim == 2 and x.shape[0] <= MOST_ROWS
-    if plain and precise and small and jax.default_backend() == "cpu":
+    if plain and precise and x.ndim == 2 and sums(x.shape[0]):
         return summed_product(x, w)
     return lax.dot_general(x, w, asked, precision, preferred_element_type, out_sharding=out_sharding)
+
+
+def sums(rows: int) -> bool:
+    """Are outer products faster for a batch of so many examples, on this backend?"""
+    return rows <= MOST_ROWS and jax.default_backend() == "cpu"
 
 
 @jax.custom_jvp
@@ -72,7 +76,7 @@ def _tangent(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[A
         terms.append(summed_product(dx, w))
     if not isinstance(dw, SymbolicZero):
         terms.append(jnp.stack([jnp.sum(row[:, None] * dw, axis=0) for row in x]))
-    return out, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(out)
+    return out, sum(terms[1:], start=terms[0])  # one of them is there: no rule is asked without a tangent
 
 
 summed_product.defjvp(_tangent, symbolic_zeros=True)

@@ -94,7 +94,7 @@ class PerfConfig(Section):
 
     chunk: NonNegativeInt | Literal["probe", "rule"] | None = None
     """clients per vmapped batch: 1 one by one, 0 the whole cohort, rule: by backend, model and clients, probe: the
-    fastest of a few by measurement, which is kept on disk (default: probe in a single run of minutes, else rule)"""
+    fastest of a few by measurement, which is kept on disk (default: probe in long single runs, else rule)"""
     devices: int = Field(1, ge=1)
     """devices over which the clients of a round are spread"""
     trial_devices: int = Field(1, ge=1)

@@ -22,6 +22,8 @@ LARGE_ON_CPU = 30_000
 """Parameters of a model above which a CPU takes one matrix product at a time faster than a batch of them."""
 STEP_OVERHEAD, CLIENT_OVERHEAD = 8_000, 4_000
 """What a step costs on a CPU for a batch of any width, and for a client with any model, in parameters of a client."""
+NARROW = 1.2
+"""What batches of two to seven clients cost more: XLA computes a gradient anew for every row of the weights'."""
 
 
 class PerfFlags(NamedTuple):
@@ -60,8 +62,8 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
     """Clients per batch, by backend, model size, how unequal the clients are and how many slots stay empty.
 
     On a CPU, above 30,000 parameters, one matrix product at a time is faster than any batch. Smaller models gain from
-    batching, as long as the parameters of a batch stay in the caches: of 1, 2, 4, ... clients, 64 at most, the number
-    with the least ``waste(chunk) (1 + 8000 / (chunk (4000 + P)))``, a fifth more for batches of two to seven (measured:
+    batching: of 1, 2, 4, ... clients, 64 or all at most, the number with the least
+    ``waste(chunk) (1 + 8000 / (chunk (4000 + P)))``, a fifth more for batches of two to seven (measured:
     docs/performance.md). An accelerator takes as many clients as about 4 GiB of parameter copies allow; its time is
     that of the longest client in any case.
 
@@ -78,7 +80,7 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
 
     def cost(chunk: int) -> float:
         overhead = 1 + STEP_OVERHEAD / (chunk * (CLIENT_OVERHEAD + num_params))
-        return padding_waste(steps, capacity, chunk, living) * overhead * (1.2 if 1 < chunk < 8 else 1.0)
+        return padding_waste(steps, capacity, chunk, living) * overhead * (NARROW if 1 < chunk < 8 else 1.0)
 
     return min(sorted({2**k for k in range(7) if 2**k <= widest} | {widest}, reverse=True), key=cost)
 

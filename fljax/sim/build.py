@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from fljax.config import Experiment
 from fljax.core import tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import stream
-from fljax.core.transform import Aggregator, Noise, UpdateTransform
+from fljax.core.transform import Noise
 from fljax.core.types import Hparams, LocalUpdate, Params, Round, SamplingLaw, SubModel
 from fljax.data import Dataset, load_dataset
 from fljax.dropout.baselines import magnitude_dropout, ordered_dropout, random_dropout, rescale, rolling_dropout
@@ -142,11 +143,8 @@ def build(
     chain = make_transform(experiment, sampler, size, leaves, dataset.train.max_size, model.groups)
     dropped = _dropout(experiment, model, loss, dataset, population)
     aggregator = make_aggregator(experiment, dataset, plain, population)
-    skipped = _skips_empty(experiment, model, local, chain, dropped, aggregator)
-    living = _expected(experiment, sampler, max_rate) if skipped else None
-    steps, asked = local_steps(experiment.client, dataset.train.sizes), experiment.perf.chunk
-    chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps, living)
-    built = make_round(
+    rounds = partial(
+        make_round,
         sampler=sampler,
         local=local,
         transform=encrypted(experiment, chain, sampler, size),
@@ -157,9 +155,13 @@ def build(
         **dropped,
         agreement=agreement(experiment),
         devices=counted_devices(experiment, population, dataset.train.max_size),
-        perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)),
         link=_link(experiment),
     )
+    summing = aggregator is None or aggregator.collect == "sum"
+    living = _living(experiment, model, rounds(), sampler, max_rate) if summing else None
+    steps, asked = local_steps(experiment.client, dataset.train.sizes), experiment.perf.chunk
+    chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps, living)
+    built = rounds(perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)))
     waste, goal = padding_waste(steps, sampler.capacity, chunk, living), attack_goal(experiment, dataset)
     return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal, dropped.get("submodel"))
 
@@ -220,31 +222,17 @@ def _shared_size(model: Model, local: LocalUpdate) -> tuple[int, int]:
     return tree.num_elements(shared), len(jax.tree.leaves(shared))
 
 
-def _skips_empty(
-    experiment: Experiment,
-    model: Model,
-    local: LocalUpdate,
-    chain: UpdateTransform,
-    dropped: dict[str, Any],
-    aggregator: Aggregator | None,
-) -> bool:
-    """Are batches without a living client skipped? Where payloads are summed, and where clients keep nothing between
-    rounds: for their algorithm, a stage or their choice of neurons."""
+def _living(
+    experiment: Experiment, model: Model, unbatched: Round, sampler: Sampler, max_rate: float | None
+) -> float | None:
+    """Clients that are expected to answer in a round at the largest sampling rate; None where clients keep anything
+    between rounds, so that no batch of slots is skipped. unbatched: the round, whose batches are not chosen yet."""
     numbers = experiment.hparams()
-
-    def kept(key):
-        params = model.init(key)
-        return local.init(key, params, numbers)[1], chain.init(local.split(params)[0], numbers)[1]
-
-    chooses = "submodel" in dropped and dropped["submodel"].own is not None
-    summing = aggregator is None or aggregator.collect == "sum"
-    return summing and not chooses and not jax.tree.leaves(jax.eval_shape(kept, jax.random.key(0)))
-
-
-def _expected(experiment: Experiment, sampler: Sampler, max_rate: float | None) -> float:
-    """Clients that are expected in a round at the largest sampling rate."""
-    numbers = experiment.hparams()
-    return float(sampler.expected(numbers if max_rate is None else _with(numbers, sampling_rate=max_rate)))
+    state = jax.eval_shape(unbatched.init, jax.random.key(0), model.shapes(), numbers)
+    if jax.tree.leaves(state.clients):
+        return None
+    numbers = numbers if max_rate is None else _with(numbers, sampling_rate=max_rate)
+    return float(sampler.expected(numbers)) * float(numbers.availability)
 
 
 def _local(experiment: Experiment, model: Model, loss: Loss, population: int) -> LocalUpdate:

@@ -38,8 +38,9 @@ WHOLE = 256  # slots of the largest cohort that is tried as a whole on a CPU
 NOT_SPEED = ("data", "rounds", "eval_every", "channel")  # parts of the structure that a round's speed does not hang on
 
 
-LONG = {"cpu": 2e13}
-"""Floating-point operations of a run that is measured unasked: minutes on two cores, where measuring takes seconds."""
+LONG = {"cpu": 2e14}
+"""Floating-point operations of a run that is measured unasked: ten minutes and more on two cores, where measuring takes
+seconds, or half a minute for large models that are slow to compile."""
 LONG_ELSEWHERE = 1e16
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 from jax import lax
 
-from fljax.models import cnn, mlp, product
+from fljax.models import cnn, logistic, mlp, product, resnet
 from fljax.models.product import MOST_ROWS, dense_product
 
 
@@ -135,10 +136,10 @@ def test_other_contractions_are_those_of_lax():
     assert dense_product(drawn(2, 4, 6), drawn(6, 3)).shape == (2, 4, 3)
 
 
-@pytest.mark.parametrize("make", [mlp, cnn])
-def test_the_models_use_it(make, monkeypatch):
-    """The gradient of both dense layers is no product any more."""
-    model, x = make((8, 8, 1), 3), drawn(4, 8, 8, 1)
+@pytest.mark.parametrize(("make", "layers"), [(logistic, 1), (mlp, 2), (cnn, 2), (resnet, 1)])
+def test_the_models_use_it(make, layers, monkeypatch):
+    """The gradient of no dense layer is a product any more."""
+    model, x = make((8, 8, 1), 3, *[(8,), 1][: 2 * (make is resnet)]), drawn(4, 8, 8, 1)
     params = model.init(jax.random.key(0))
 
     def counted() -> int:
@@ -147,4 +148,14 @@ def test_the_models_use_it(make, monkeypatch):
 
     with_sums = counted()
     monkeypatch.setattr(product, "MOST_ROWS", 0)
-    assert counted() == with_sums + 2
+    assert counted() == with_sums + layers
+
+
+def test_layers_of_flax_take_it():
+    """nnx and linen call it as they call lax.dot_general."""
+    x = drawn(4, 6)
+    layer = nnx.Linear(6, 3, dot_general=dense_product, rngs=nnx.Rngs(0))
+    w, b = layer.kernel[...], layer.bias[...]
+    assert (layer(x) == x @ w + b[None]).all()
+    twin = linen.Dense(3, dot_general=dense_product)
+    assert (twin.apply({"params": {"kernel": w, "bias": b}}, x) == x @ w + b[None]).all()

@@ -179,11 +179,10 @@ def settings():
     return tuple(jax.config.values[name] for name in CACHE)
 
 
-def test_programs_are_kept_in_a_process_that_compiled_before_and_nothing_else_is(short_programs_too):
+def test_a_call_is_kept_in_a_process_that_compiled_before_and_nothing_else_is(short_programs_too):
     before = settings()
     jax.jit(lambda x: x + 31)(1.0)
-    with programs_kept():
-        jax.jit(lambda x: x + 32)(1.0)
+    compile_call(lambda *args: args[3] + 32, *[jnp.float32(0.0)] * 4)
     assert settings() == before == (None, 5.0)
     kept = list(short_programs_too.glob("*-cache"))
     assert len(kept) == 1

@@ -19,7 +19,7 @@ from fljax.sim.devices import local_steps
 from fljax.sim.engine import Running, drive
 from fljax.sim.feed import Feed
 from fljax.sim.forecast import forecast
-from fljax.sim.run import CHECKPOINT, UNMEASURED, begin, compile_fitting, run
+from fljax.sim.run import CHECKPOINT, begin, compile_fitting, run
 
 EVEN = np.full(100, 10)
 SMALL, LARGE = 1000, 60_000  # parameters on both sides of what a CPU takes one by one
@@ -273,15 +273,18 @@ class Stopped(Exception):
     """A run that was killed."""
 
 
-def test_long_runs_are_measured_unasked_and_no_others(monkeypatch):
+def test_long_runs_are_measured_unasked_and_no_others(given, kept, monkeypatch):
     """Four of twelve clients with 81 examples; three passes through four inputs and three classes."""
     default, flops = experiment(**{"perf.chunk": None}), 81 * 4 / 12 * 3 * 2 * 4 * 3
     monkeypatch.setitem(probe.LONG, "cpu", 5 * flops)
     assert probe.measures(default, program(), 5) and not probe.measures(default, program(), 4)
     for chunk in (1, 0, "rule"):
         assert not probe.measures(experiment(**{"perf.chunk": chunk}), program(), 5)
-    assert begin(default, None, False).choice.by == UNMEASURED
     assert begin(default.replace(rounds=4), None, False).choice.by == "rule"
+    store(1)
+    outcome = run(default, quiet=True)
+    assert outcome.chosen_by == "probe" and outcome.program.chunk == 1
+    assert small_run.same_history(outcome.history, given[1].history)
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
         assert not probe.measures(default, program(), 5)
