@@ -190,6 +190,14 @@ def test_a_call_is_kept_in_a_process_that_compiled_before_and_nothing_else_is(sh
     assert list(short_programs_too.glob("*-cache")) == kept
 
 
+def test_a_cache_that_the_process_has_given_up_is_not_used(short_programs_too, tmp_path):
+    jax.config.update(CACHE[0], str(tmp_path / "given up"))
+    jax.jit(lambda x: x + 35)(1.0)
+    jax.config.update(CACHE[0], None)
+    compile_call(lambda *args: args[3] + 36, *[jnp.float32(0.0)] * 4)
+    assert len(list(short_programs_too.glob("*-cache"))) == 1
+
+
 def test_a_cache_of_the_process_stays(short_programs_too, tmp_path):
     own = str(tmp_path / "own")
     jax.config.update("jax_compilation_cache_dir", own)
