@@ -99,7 +99,7 @@ def check_finite(path: Path | str, values: np.ndarray, name: str) -> np.ndarray:
 
 def as_floats(x: np.ndarray) -> np.ndarray:
     """Bytes are pixels and become float32 in [0, 1]; other numbers stay what they are."""
-    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+    return np.divide(x, np.float32(255), dtype=np.float32) if x.dtype == np.uint8 else x
 
 
 def stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -141,7 +141,7 @@ class FederatedData:
                     f"{pairs[0][1].shape[1:]}, found {x.shape[1:]} and {y.shape[1:]}. Give all clients one shape."
                 )
         offsets = np.concatenate([[0], np.cumsum([len(x) for x, _ in pairs])])
-        return _packed(np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs]), offsets)
+        return packed(np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs]), offsets)
 
     @staticmethod
     def from_ids(x: np.ndarray, y: np.ndarray, client_ids: np.ndarray) -> FederatedData:
@@ -180,7 +180,7 @@ class FederatedData:
             raise FljaxError(f"Expected indices in [0, {len(x)}), found {order.min()} .. {order.max()}.")
         if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(order) or (np.diff(offsets) < 0).any():
             raise FljaxError(f"Expected offsets that rise from 0 to {len(order)} over at least one client.")
-        return _packed(x[order], y[order], offsets)
+        return packed(x[order], y[order], offsets)
 
     def _repr_html_(self) -> str:
         return html.card("FederatedData", html.paragraph(_cells(self)))
@@ -198,8 +198,11 @@ def _same_length(x: np.ndarray, y: np.ndarray, whose: str) -> None:
         raise FljaxError(f"Expected as many labels as examples, found x{whose} {x.shape} and y{whose} {y.shape}.")
 
 
-def _packed(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> FederatedData:
-    """Moves packed host arrays to the device."""
+def packed(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> FederatedData:
+    """Moves packed host arrays x, y [n_total, ...] to the device; client k owns the rows offsets[k] : offsets[k + 1].
+
+    Errors: 2^31 examples or more.
+    """
     if not len(x):  # a gather needs one row to point at, even when no client owns it
         x, y = np.zeros((1, *x.shape[1:]), x.dtype), np.zeros((1, *y.shape[1:]), y.dtype)
     if len(x) >= 2**31:

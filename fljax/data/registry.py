@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from fljax.core import memory
 from fljax.core.check import FljaxError, in_range, non_negative, one_of, positive
 from fljax.data import partition as partitions
 from fljax.data import sources
 from fljax.data.base import Folder, as_floats
-from fljax.data.federated import Dataset, Examples, FederatedData, on_device
+from fljax.data.federated import Dataset, Examples, FederatedData, on_device, packed
 from fljax.data.partition import Partition
 from fljax.data.sources import Source
 from fljax.data.streamed import StreamedData
@@ -201,8 +204,22 @@ def _bundle(
 
 def _resident(x: np.ndarray, y: np.ndarray, split: Partition) -> FederatedData:
     """The examples of a partition on the device; of a memory-mapped file these are all that is read."""
-    chosen = np.arange(len(split.order))
-    return FederatedData.from_indices(as_floats(x[split.order]), y[split.order], (chosen, split.offsets))
+    _check_room(x, split)
+    return packed(as_floats(x[split.order]), y[split.order], split.offsets)
+
+
+def _check_room(x: np.ndarray, split: Partition) -> None:
+    """Raises FljaxError unless the inputs of a partition fit on the device, and on the host while they travel."""
+    numbers = math.prod(x.shape[1:])
+    host, device = numbers * (x.itemsize + (4 if x.dtype == np.uint8 else 0)), numbers * 4
+    needed = [(device, memory.free()), (host, memory.free_on_host())]
+    if jax.default_backend() == "cpu":
+        needed = [(host + device, needed[0][1])]
+    for each, limit in needed:
+        fits = 0 if limit is None else int(memory.SHARE * limit / each) // split.population
+        fewer = f", or data.examples_per_client={fits}" if fits else ""
+        remedy = f"Use data.streamed=true in a single run{fewer}."
+        memory.check_room(f"{len(split.order):,} examples", len(split.order) * each, limit, remedy)
 
 
 def _load(name: str, data_dir: str | Path | None, options: Mapping[str, Any]) -> Source:

@@ -7,6 +7,7 @@ round; so the host gathers the examples of the next compiled call while the devi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import jax
@@ -122,6 +123,10 @@ class StreamedData:
     def rows(self, cohort: int) -> int:
         """W, the examples that a cohort of so many different clients can have at most (at least 1)."""
         return max(1, int(np.sort(self.sizes)[::-1][:cohort].sum()))
+
+    def window_bytes(self, rounds: int, cohort: int) -> int:
+        """What the inputs of a window of so many rounds need, for cohorts of so many clients."""
+        return 4 * rounds * self.rows(cohort) * math.prod(self.examples.shape[1:])
 
     def window(self, first: int, ids: np.ndarray) -> Window:
         """Gathers the examples of R cohorts and sends them to the device.

@@ -57,7 +57,7 @@ from fljax.sim.ciphers import encrypted, he_caveats
 from fljax.sim.defence import attack_goal, make_aggregator, make_attack, robust_numbers
 from fljax.sim.devices import counted_devices, local_steps, tier_rates
 from fljax.sim.mechanisms import make_transform
-from fljax.sim.mesh import client_mesh
+from fljax.sim.mesh import check_busy, client_mesh
 from fljax.sim.secure import agreement
 from fljax.sim.tiers import check_tiers, make_tiers, noise_trap
 
@@ -137,6 +137,8 @@ def build(
     population, law = dataset.train.population + extra.count, experiment.sampler
     groups = experiment.privacy.bands
     sampler = make_sampler(law.kind, population, rate=max_rate or law.rate, cohort=law.cohort, groups=groups)
+    mesh = client_mesh(experiment.perf.devices)
+    check_busy(mesh, sampler.capacity)
     plain = _local(experiment, model, loss, population)
     local = extra.local(plain)
     size, leaves = _shared_size(model, local)
@@ -161,7 +163,7 @@ def build(
     living = _living(experiment, model, rounds(), sampler, max_rate) if summing else None
     steps, asked = local_steps(experiment.client, dataset.train.sizes), experiment.perf.chunk
     chunk = asked if isinstance(asked, int) else auto_chunk(size, sampler.capacity, steps, living)
-    built = rounds(perf=PerfFlags(chunk, client_mesh(experiment.perf.devices)))
+    built = rounds(perf=PerfFlags(chunk, mesh))
     waste, goal = padding_waste(steps, sampler.capacity, chunk, living), attack_goal(experiment, dataset)
     return Program(dataset, model, loss, local, sampler, built, chunk, waste, goal, dropped.get("submodel"))
 

@@ -241,6 +241,22 @@ def programs_kept() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
+@contextmanager
+def programs_read() -> Iterator[list[str]]:
+    """An entry for every program that is read from disk, and not compiled, inside of it."""
+    read: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            read.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield read
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
 def bytes_sent(history: dict[str, np.ndarray], round_axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Total (uplink, downlink) bytes of a run, exact."""
 

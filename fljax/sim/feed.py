@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fljax.core import memory
 from fljax.core.keys import stream
 from fljax.core.types import Hparams, Key
 from fljax.data.streamed import StreamedData, Window
 from fljax.server.sampler import Sampler
+from fljax.sim import hosts
 
 ALL_ROUNDS = 2**31 - 1
 
@@ -60,6 +62,7 @@ def _streamed(
     data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int, spread: Callable
 ) -> Feed:
     """Blocks of ``per_call`` rounds, two at a time: the one that the device reads, and the next, gathered meanwhile."""
+    _check_room(data, sampler.capacity, per_call)
     ready: dict[int, Window] = {}
 
     @jax.jit
@@ -88,3 +91,12 @@ def _streamed(
             del ready[done]
 
     return Feed(now, lambda begin: per_call - begin % per_call, ahead)
+
+
+def _check_room(data: StreamedData, cohort: int, rounds: int) -> None:
+    """Raises FljaxError unless two blocks of rounds fit on the device; on a CPU there is a third on its way."""
+    limit, copies = hosts.least(memory.free()), 3 if jax.default_backend() == "cpu" else 2
+    each = copies * data.window_bytes(1, cohort)
+    fits = rounds if limit is None else int(memory.SHARE * limit / each)
+    remedy = f"Use perf.rounds_per_call={fits}." if fits else "Use a smaller cohort or data.examples_per_client."
+    memory.check_room(f"{copies} copies of the streamed examples of {rounds} rounds", rounds * each, limit, remedy)

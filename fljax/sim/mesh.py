@@ -22,8 +22,9 @@ def client_mesh(devices: int, trials: int = 1) -> Mesh | None:
       trials: groups of so many devices, over which the trials of a batch are spread: the axis ``trials``, in front of
         the other. With 1 there is no such axis.
 
-    Raises FljaxError if there are fewer devices. On a CPU several devices in one process need ``NPROC`` at twice their
-    number before JAX is imported, or collectives can wait for each other for ever.
+    Raises FljaxError if there are fewer devices. On a CPU, programs of several devices in one process may wait for each
+    other for ever if many are under way at once; ``drive`` waits for each of its calls. A loop of one's own that does
+    not needs ``NPROC`` at twice the devices before JAX is imported.
     """
     there = jax.devices()
     if jax.process_count() > 1:
@@ -38,13 +39,24 @@ def client_mesh(devices: int, trials: int = 1) -> Mesh | None:
         return None
     if count > len(there):
         asked = f"perf.devices={devices}" if trials == 1 else f"perf.trial_devices={trials} x perf.devices={devices}"
+        fits = min(devices, len(there))
+        fewer = "" if trials == 1 else f"perf.trial_devices={len(there) // fits} x "
+        more = f", or set JAX_NUM_CPU_DEVICES={count} before starting Python" if there[0].platform == "cpu" else ""
         raise FljaxError(
-            f"Expected {asked} <= {len(there)}, the devices that JAX sees. "
-            f"On a CPU set JAX_NUM_CPU_DEVICES={count} and NPROC={max(16, 2 * count)} before starting Python."
+            f"Expected {asked} <= {len(there)}, the devices that JAX sees. Use {fewer}perf.devices={fits}{more}."
         )
     if trials == 1:
         return Mesh(np.array(there[:devices]), ("clients",))
     return Mesh(np.array(there[:count]).reshape(trials, devices), ("trials", "clients"))
+
+
+def check_busy(mesh: Mesh | None, capacity: int) -> None:
+    """Raises FljaxError if a mesh has more devices than a round has clients at most; the others would have no work."""
+    devices = 1 if mesh is None else mesh.shape["clients"]
+    if devices > capacity:
+        raise FljaxError(
+            f"Expected perf.devices={devices} <= {capacity}, the most clients of a round. Use perf.devices={capacity}."
+        )
 
 
 def has_trials(mesh: Mesh | None) -> TypeGuard[Mesh]:

@@ -20,11 +20,10 @@ import numpy as np
 
 import fljax
 from fljax.config import Experiment
-from fljax.core import answers, tree
+from fljax.core import answers, memory, tree
 from fljax.core.check import FljaxError
 from fljax.core.provenance import cpu_name
 from fljax.server.execute import LARGE_ON_CPU
-from fljax.sim import memory
 from fljax.sim.build import Program
 from fljax.sim.devices import local_steps, round_flops
 from fljax.sim.engine import Running

@@ -16,16 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from fljax.config import Experiment
-from fljax.core import html
+from fljax.core import html, memory
 from fljax.core.check import FljaxError
 from fljax.core.types import Hparams, Key, Params
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim import checkpoint, hosts, memory
+from fljax.sim import checkpoint, hosts
 from fljax.sim.build import Program, build, privacy_ledger, resolve
 from fljax.sim.defence import detection
 from fljax.sim.devices import make_clock, totals
-from fljax.sim.engine import Running, Schedule, Timing, bytes_sent, compile_call, drive, finals, make_call, steady
+from fljax.sim.engine import (
+    Running,
+    Schedule,
+    Timing,
+    bytes_sent,
+    compile_call,
+    drive,
+    finals,
+    make_call,
+    programs_read,
+    steady,
+)
 from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.feed import make_feed
 from fljax.sim.hosted import Host
@@ -35,6 +46,7 @@ from fljax.sim.mesh import client_mesh
 from fljax.sim.probe import Choice, check_alone, measures, probe_chunk, recalled
 from fljax.sim.progress import Progress, said
 from fljax.sim.protected import encryption_told, make_host
+from fljax.sim.room import check_state
 from fljax.sim.secure import describe_secure
 from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
@@ -52,7 +64,8 @@ class Outcome:
     experiment, program: what ran. statement: what may be said about its privacy. params: the final shared model.
     history: metrics by name, [T]; evaluation metrics are NaN in rounds without one. timing: seconds.
       encryption: what was encrypted, and what the checks of real messages found: by part.
-      chosen_by: what chose the clients per batch: rule, asked, probe, or memory.
+      chosen_by: what chose the clients per batch: rule, asked, probe, or memory. cache: warm if all programs were read
+      from disk, else cold.
     """
 
     experiment: Experiment
@@ -63,6 +76,7 @@ class Outcome:
     timing: Timing
     encryption: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen_by: str = "rule"
+    cache: str = "cold"
 
     @property
     def stopped(self) -> str:
@@ -101,7 +115,8 @@ class Outcome:
     def summary(self) -> dict:
         """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), secure (with
         words), detection (with an attack), timing."""
-        timing = {"compile_s": self.timing.compile_s, "steady_s_per_round": self.timing.steady_s_per_round}
+        timing: dict[str, Any] = {"compile_s": self.timing.compile_s, "cache": self.cache}
+        timing["steady_s_per_round"] = self.timing.steady_s_per_round
         parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
         parts["communication"] = self.communication
         chunk, waste = self.program.chunk, self.program.waste
@@ -126,7 +141,7 @@ class Outcome:
         seen = self.simulated | self.detection
         cost += [(name.replace("_", " "), html.number(value)) for name, value in seen.items()]
         t = self.timing
-        cost += [("compiled in", f"{t.compile_s:.1f} s"), ("ran in", f"{t.total_s:.1f} s")]
+        cost += [("compiled in", f"{t.compile_s:.1f} s, {self.cache} cache"), ("ran in", f"{t.total_s:.1f} s")]
         covered = "".join(html.paragraph(sentence, soft=True) for sentence in self.statement.caveats)
         caveats = html.details("what this does not cover", covered) if self.statement.epsilon is not None else ""
         title = self.experiment.title or self.experiment.name
@@ -170,7 +185,7 @@ def run(
         _make_folder(out)
     with hosts.clean_stdout(), stop_requests(quiet, hosts.largest) as check:
         host = make_host(experiment, begun.program, begun.key, begun.numbers)
-        begun, executable, inputs, compile_s = compile_fitting(experiment, begun, quiet, host)
+        begun, executable, inputs, compiled = compile_fitting(experiment, begun, quiet, host)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
         bar = Progress(begun.rounds, experiment.name, quiet, begun.running.done)
         with open_trackers(track if hosts.is_first() else (), experiment, out) as tell, bar:
@@ -180,12 +195,12 @@ def run(
                 pace: dict[str, Any] = {"seconds": seconds, "agree": hosts.smallest, "room": host.room}
                 done, times = drive(executable, begun.running, *inputs, **pace, after_call=after_call)
     program, ledger, numbers = begun.program, begun.ledger, begun.numbers
-    timing = Timing(compile_s, steady(times), sum(seconds for _, seconds in times))
+    timing = Timing(compiled.seconds, steady(times), sum(seconds for _, seconds in times))
     params = program.round.deployed(jnp.int32(begun.rounds - 1), done.state, numbers)
     history = make_clock(experiment, program.model, program.dataset)(done.history)
     history = history | ({"epsilon_spent": ledger.spent} if len(ledger.spent) else {})
     told = encryption_told(experiment, program, host)
-    return Outcome(experiment, program, begun.statement, params, history, timing, told, begun.choice.by)
+    return Outcome(experiment, program, begun.statement, params, history, timing, told, begun.choice.by, compiled.cache)
 
 
 class Begun(NamedTuple):
@@ -213,16 +228,13 @@ def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
     check_alone(experiment)
     choice = _chosen_before(experiment, path if resume else None)
     program = build(experiment if choice is None else experiment.replace(**{CHUNK: choice.chunk}))
+    check_state(experiment, program, hosts.least(memory.free()))
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
     choice = choice or Choice(program.chunk, UNMEASURED if measures(experiment, program, rounds) else "rule")
     ledger = privacy_ledger(program, hparams, statement)
     numbers, key = hparams.arrays(), jax.random.key(experiment.seed)
-    params = program.params(experiment.seed)
-    shapes = jax.eval_shape(program.round.init, key, params, numbers)
-    clients = f"the states of {program.sampler.population:,} clients"
-    memory.check_room(clients, memory.size_of(shapes), memory.free(), "Use fewer clients or a smaller model.")
-    state = program.round.init(key, params, numbers)
+    state = program.round.init(key, program.params(experiment.seed), numbers)
     running = Running(0, state, {})
     if resume and path is not None and path.exists():
         running = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
@@ -256,12 +268,19 @@ class Made(NamedTuple):
     seconds: float
 
 
+class Compiled(NamedTuple):
+    """What compiling took in all. cache: ``warm`` if all programs were read from disk, else ``cold``."""
+
+    seconds: float
+    cache: str
+
+
 def compile_fitting(
     experiment: Experiment, begun: Begun, quiet: bool, host: Host | None = None
-) -> tuple[Begun, Callable, tuple, float]:
+) -> tuple[Begun, Callable, tuple, Compiled]:
     """The run with the batch of clients that was chosen, or measured, and fits into memory, the compiled call, its
-    inputs after the state as ``drive`` takes them, and the seconds that compiling took. host: what watches the call, or
-    makes its sums."""
+    inputs after the state as ``drive`` takes them, and what compiling took. host: what watches the call, or makes its
+    sums."""
     host, train = host or Host(), begun.program.dataset.train
     length = 1 if host.exchange is not None else min(experiment.perf.rounds_per_call, begun.rounds)
     spread = partial(hosts.everywhere, mesh=client_mesh(experiment.perf.devices))
@@ -278,18 +297,21 @@ def compile_fitting(
         return made[size].executable
 
     choice = begun.choice
-    if choice.by == UNMEASURED:
-        left = min(length, begun.rounds - begun.running.done)
-        choice = probe_chunk(experiment, begun.program, compile_at, begun.running, inputs, left, quiet)
-    size, fixed = choice.chunk or begun.program.sampler.capacity, isinstance(experiment.perf.chunk, int)
-    with said("compiling", quiet):
-        executable, fits = memory.fit(compile_at, size, fixed, hosts.least(memory.free()), CHUNK)
+    each = 0 if experiment.perf.dropout == "compact" else memory.size_of(begun.program.model.shapes())
+    with programs_read() as read:
+        if choice.by == UNMEASURED:
+            left = min(length, begun.rounds - begun.running.done)
+            choice = probe_chunk(experiment, begun.program, compile_at, begun.running, inputs, left, quiet)
+        size, fixed = choice.chunk or begun.program.sampler.capacity, isinstance(experiment.perf.chunk, int)
+        with said("compiling", quiet):
+            executable, fits = memory.fit(compile_at, size, fixed, hosts.least(memory.free()), CHUNK, each)
     choice = choice._replace(chunk=fits, by=choice.by if fits == size else "memory")
     if not host.idle:
         executable = host.watch(executable, jax.jit(_transcript(made[fits].program)))
     header = begun.header | {"execution": choice.entry()}
     begun = begun._replace(program=made[fits].program, header=header, choice=choice)
-    return begun, executable, inputs, sum(one.seconds for one in made.values())
+    cache = "warm" if len(read) >= len(made) else "cold"
+    return begun, executable, inputs, Compiled(sum(one.seconds for one in made.values()), cache)
 
 
 def _make(experiment: Experiment, begun: Begun, size: int, length: int, inputs: tuple, given: bool) -> Made:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fljax.config import Experiment
-from fljax.sim import memory
+from fljax.core import memory
 from fljax.sim.build import load_data
 from fljax.sim.devices import round_flops
-from fljax.sim.engine import drive
-from fljax.sim.forecast import TRIED
+from fljax.sim.forecast import paced
 from fljax.sweep.plan import Batch, make_plan
 from fljax.sweep.run import Ready, begin_batch, get_ready
 from fljax.sweep.search import check_search, middle
@@ -27,7 +24,7 @@ def preview(
     Args:
       experiment: with its sweep.
       folder: of the results; shards that lie there already are counted as done.
-      measure: compile every program, and run three rounds of its first batch, for memory and time.
+      measure: compile every program, and run a few rounds of its first batch, for memory and time.
       quiet: no progress.
     Returns:
       ``trials``, ``rounds``, ``shards`` and ``compiles`` (programs by width), ``programs``, and ``privacy``: of every
@@ -81,19 +78,17 @@ def _statements(ready: Ready, batches: list[Batch]) -> dict[str, str]:
 
 
 def _cost(ready: Ready, batch: Batch, experiment: Experiment, left: int, quiet: bool) -> dict[str, Any]:
-    """Memory, operations and seconds of a program: its first batch is compiled, and begun for three rounds."""
+    """Memory, operations and seconds of a program: its first batch is compiled, and begun for a few rounds."""
     begun = begin_batch(ready, batch.shard, quiet=quiet)
-    need, rounds = memory.needed(begun.executable), min(TRIED, experiment.rounds)
-    schedule, *inputs = begun.inputs
-    short = schedule._replace(rounds=np.int32(rounds), every=np.int32(2**30))
-    _, times = drive(begun.executable, begun.start, short, *inputs, round_axis=1, seconds=1e-9)  # one round a call
-    each = float(np.median([took for _, took in times[1:] or times]))
+    need = memory.needed(begun.executable)
+    pace = paced(begun.executable, begun.start, begun.inputs, experiment.rounds, round_axis=1)
     return {
         "memory": need.arguments + need.more,
         "flops_per_round": batch.width * round_flops(experiment, begun.program),
         "compile_s": begun.compile_s,
-        "batch_s_per_round": each,
-        "seconds": begun.compile_s + left * experiment.rounds * each,
+        "batch_s_per_round": pace.each,
+        "batch_s_per_evaluation": pace.evaluation,
+        "seconds": begun.compile_s + left * pace.total(experiment.rounds, experiment.eval_every),
     }
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fljax.config import Experiment
-from fljax.core import tree
+from fljax.core import memory, tree
 from fljax.core.check import FljaxError
 from fljax.core.keys import stream
 from fljax.core.types import Hparams
@@ -28,7 +28,7 @@ from fljax.data import Dataset
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
 from fljax.sections import PerfConfig
-from fljax.sim import checkpoint, memory
+from fljax.sim import checkpoint
 from fljax.sim.build import Program, build, calibrated, load_data, privacy_ledger, resolve
 from fljax.sim.devices import make_clock
 from fljax.sim.engine import Running, Schedule, Timing, compile_call, drive, make_call, steady
@@ -36,6 +36,7 @@ from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.interrupt import Interrupted
 from fljax.sim.mesh import client_mesh, place, spread_trials
 from fljax.sim.progress import Progress, said
+from fljax.sim.room import check_trials
 from fljax.sweep.files import remove
 from fljax.sweep.grid import Trial, axes
 from fljax.sweep.plan import Batch, Plan, make_plan
@@ -223,6 +224,7 @@ def begin_batch(ready: Ready, shard: str, saved: Saved | None = None, quiet: boo
     resolved = [ready.resolved[t.number] for t in batch.trials]
     first, program, dataset = experiments[0], ready.programs[batch.rate], ready.dataset
     mesh = _trial_mesh(first.perf, batch.width)
+    check_trials(first, program, batch.width)
     call, schedule, held = _vmapped(program, first, mesh), _schedule(first), held_data(dataset)
     rows = [min(i, len(experiments) - 1) for i in range(batch.width)]
     numbers = tree.stack([resolved[r].hparams.arrays() for r in rows])

@@ -11,7 +11,7 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 from fljax.core.types import Hparams
-from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, programs_kept, steady
+from fljax.sim.engine import Call, bytes_sent, compile_call, drive, paced, programs_kept, programs_read, steady
 from fljax.sim.evaluate import held_data
 
 TRIALS = 2
@@ -188,6 +188,13 @@ def test_a_call_is_kept_in_a_process_that_compiled_before_and_nothing_else_is(sh
     assert len(kept) == 1
     jax.jit(lambda x: x + 33)(1.0)
     assert list(short_programs_too.glob("*-cache")) == kept
+
+
+def test_a_second_start_reads_the_program_and_says_so(short_programs_too):
+    for hits in (0, 1):
+        with programs_read() as read:
+            compile_call(lambda *args: args[3] + 37, *[jnp.float32(0.0)] * 4)
+        assert len(read) == hits
 
 
 def test_a_cache_that_the_process_has_given_up_is_not_used(short_programs_too, tmp_path):

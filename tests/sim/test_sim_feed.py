@@ -1,15 +1,19 @@
 """Data that stay on the host give what resident data give."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fljax.audit import audit
+from fljax.core import memory
 from fljax.core.check import FljaxError
 from fljax.data import FederatedData
 from fljax.data.partition import Partition
 from fljax.data.streamed import StreamedData
+from fljax.sim.build import build
 from fljax.sim.feed import make_feed
 from fljax.sim.run import run
 from tests.sim import small_run
@@ -68,7 +72,6 @@ def test_a_run_from_the_host_is_the_same_run():
 
 def test_the_next_call_is_gathered_ahead_and_nothing_twice(monkeypatch):
     experiment = small_run.experiment(**{"data.streamed": True})
-    from fljax.sim.build import build
 
     program = build(experiment)
     asked, window = [], StreamedData.window
@@ -83,6 +86,22 @@ def test_the_next_call_is_gathered_ahead_and_nothing_twice(monkeypatch):
         feed.ahead(begin)
         assert feed.now(begin) is data
     assert asked == [(0, 3), (3, 3), (6, 3)]  # three blocks, and none after the last round
+
+
+def test_blocks_that_do_not_fit_are_refused_with_a_length_that_does(monkeypatch):
+    """A block has the examples of the largest cohort, here of all clients."""
+    experiment = small_run.experiment(**{"data.streamed": True})
+    program, numbers = build(experiment), experiment.hparams().arrays()
+    data = program.dataset.train
+    make = partial(make_feed, data, program.sampler, jax.random.key(0), numbers, 1000)
+    each = 3 * 4 * 4 * int(data.sizes.sum())  # three blocks of four float32 for every example
+    monkeypatch.setattr(memory, "free", lambda: int(5.5 * each / memory.SHARE))
+    make(5)
+    with pytest.raises(FljaxError, match=r"streamed examples of 6 rounds to fit .* Use perf.rounds_per_call=5\."):
+        make(6)
+    monkeypatch.setattr(memory, "free", lambda: each // 2)
+    with pytest.raises(FljaxError, match=r"Use a smaller cohort or data.examples_per_client\."):
+        make(1)
 
 
 def test_sweeps_and_audits_refuse_streamed_data():

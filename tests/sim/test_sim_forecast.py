@@ -1,9 +1,12 @@
 """What a run would cost, before it runs."""
 
+import math
+import re
+
 import pytest
 
+from fljax.core import memory
 from fljax.core.check import FljaxError
-from fljax.sim import memory
 from fljax.sim.forecast import forecast, round_flops
 from tests.sim import small_run
 
@@ -17,7 +20,8 @@ def test_it_tells_memory_time_and_privacy(seen):
     assert seen["rounds"] == small_run.ROUNDS and seen["chunk"] == small_run.program().chunk
     assert 0 < seen["memory"]["while_it_runs"] < seen["memory"]["free"]
     seconds = seen["seconds"]
-    assert seconds["expected"] == pytest.approx(seconds["compile"] + seconds["per_round"] * small_run.ROUNDS)
+    run = seconds["per_round"] * small_run.ROUNDS + seconds["per_evaluation"] * 3  # after rounds 3, 6 and 7
+    assert seconds["expected"] == pytest.approx(seconds["compile"] + run)
     assert "-DP per user" in seen["privacy"]
 
 
@@ -30,10 +34,21 @@ def test_operations_are_those_of_the_products(seen):
 
 
 def test_too_little_memory_is_refused_before_anything_runs(monkeypatch):
-    monkeypatch.setattr(memory, "free", lambda: 100)
-    with pytest.raises(FljaxError, match=r"the states of 10 clients to fit into memory: .* Use fewer clients"):
-        forecast(small_run.experiment(), quiet=True)
-    room = iter([10**9, 100])
-    monkeypatch.setattr(memory, "free", lambda: next(room))
-    with pytest.raises(FljaxError, match=r"perf.chunk=1 to fit into memory: .* Use a smaller model"):
-        forecast(small_run.experiment(**{"perf.chunk": 8}), quiet=True)
+    def refused(*free, **fields):
+        """What is said where so many bytes are free at the checks of data, of the state, and of the program."""
+        room = iter(free)
+        monkeypatch.setattr(memory, "free", lambda: next(room))
+        with pytest.raises(FljaxError) as error:
+            forecast(small_run.experiment(**fields), quiet=True)
+        return str(error.value)
+
+    data, plain = (10**9,) * 3, {"dropout.source": "none", "dropout.keep_rate": 1.0, "dropout.warmup_rounds": 0}
+    assert re.search(r"22 examples to fit .* Use data.streamed=true in a single run\.", refused(100))
+    assert re.search(r"data.streamed=true in a single run, or data.examples_per_client=1\.", refused(600))
+    assert re.search(r"the state of a run \(.* of parameters, .* Use a smaller model\.", refused(*data, 100))
+    clear = {"privacy.mechanism": "none", "privacy.noise_multiplier": None, "privacy.clip": math.inf}
+    scaffold = plain | clear | {"client.algorithm": "scaffold"}  # 140 bytes a client, thrice that on the server
+    assert re.search(r" of 10 clients\) to fit .* Use 3 clients or fewer\.", refused(*data, 1000, **scaffold))
+    chunk = {"perf.chunk": 8}
+    assert re.search(r"perf.chunk=8 to fit .* Use perf.chunk=4 or less\.", refused(*data, 10**9, 700, **chunk))
+    assert re.search(r"perf.chunk=1 to fit .* Use a smaller model", refused(*data, 10**9, 100))

@@ -10,10 +10,10 @@ import pytest
 import small_run
 
 from fljax.config import validate
-from fljax.core import answers
+from fljax.core import answers, memory
 from fljax.core.check import FljaxError
 from fljax.server.execute import auto_chunk
-from fljax.sim import checkpoint, memory, probe
+from fljax.sim import checkpoint, probe
 from fljax.sim.build import build
 from fljax.sim.devices import local_steps
 from fljax.sim.engine import Running, drive

@@ -309,6 +309,8 @@ def test_a_preview_tells_trials_memory_time_and_privacy_and_writes_nothing(tmp_p
     (program,) = found["programs"]
     assert program["trials"] == 8 and program["memory"] > 3 * 4 * 60 * 10  # three trials, each with its parameters
     assert program["flops_per_round"] > 0
-    expected = program["compile_s"] + 3 * 6 * program["batch_s_per_round"]
+    evaluations = -(-6 // experiment().eval_every)
+    run = 6 * program["batch_s_per_round"] + evaluations * program["batch_s_per_evaluation"]
+    expected = program["compile_s"] + 3 * run
     assert found["seconds"] == pytest.approx(expected)
     assert len(found["privacy"]) == 2 and all(text.startswith("(ε = ") for text in found["privacy"].values())

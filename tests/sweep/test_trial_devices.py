@@ -55,14 +55,18 @@ def test_too_few_trials_or_a_width_that_does_not_divide_are_refused():
     spread = Plan(planned.experiment.replace(**{"perf.trial_devices": 2}), planned.rows)
     with pytest.raises(FljaxError, match=r"perf.trial_devices=2 to divide the 3 trials .* Use perf.trial_devices=1\."):
         make_runner(spread, list(spread.shards), quiet=True)(next(iter(spread.shards)), None)
-    with pytest.raises(FljaxError, match=r"perf.trial_devices=4 x perf.devices=1 <= 2, the devices that JAX sees\."):
+    with pytest.raises(
+        FljaxError,
+        match=r"perf.trial_devices=4 x perf.devices=1 <= 2.* Use perf.trial_devices=2 x perf",
+    ):
         run_sweep(experiment(**{"perf.trial_devices": 4, "perf.trials_per_batch": 4}), quiet=True)
 
 
 @pytest.mark.slow  # a process with four devices
 def test_trials_and_clients_are_spread_at_once():
     """Two groups of two devices: trials over the groups, clients over the devices of a group."""
-    there = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    there = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    del there["NPROC"]  # as a user has it, with too few threads for many programs at once
     there["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     ran = subprocess.run([sys.executable, "-c", BOTH_AXES], env=there, capture_output=True, text=True, timeout=300)
     assert ran.stdout.strip() == "same", ran.stderr[-2000:]

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fljax.core import memory
 from fljax.core.check import FljaxError
-from fljax.sim import memory
 
 MIB = 2**20
 
@@ -49,7 +49,7 @@ def test_what_was_asked_for_is_refused_with_one_that_fits():
 def test_what_never_fits_is_refused():
     with pytest.raises(FljaxError, match=r"free\. Use a smaller model"):
         memory.fit(squares, 4, False, MIB, "perf.chunk")
-    with pytest.raises(FljaxError, match=r"Expected states to fit into memory: 2 GiB are needed, 1 GiB"):
+    with pytest.raises(FljaxError, match=r"Expected states to fit into memory: 2 GiB are needed at least, 1 GiB"):
         memory.check_room("states", 2 * memory.GIB, memory.GIB, "Use fewer clients.")
 
 
@@ -70,3 +70,14 @@ def test_free_memory_is_the_least_of_kernel_and_control_group(tmp_path, monkeypa
     assert memory.free() == 2 * MIB
     (tmp_path / "memory.max").write_text("2000\n")
     assert memory.free() == 1000
+
+
+def test_what_cannot_fit_is_not_even_compiled():
+    def never(size):
+        raise AssertionError(size)
+
+    with pytest.raises(FljaxError, match=r"perf.chunk=16 to fit .*: 16 MiB are needed at least, .*=10 or less\."):
+        memory.fit(never, 16, True, 12 * MIB, "perf.chunk", each=MIB)
+    compiled = []
+    _, size = memory.fit(lambda n: (compiled.append(n), squares(n))[1], 16, False, 12 * MIB, "perf.chunk", each=MIB)
+    assert compiled[0] == 10 and size <= 10

@@ -15,7 +15,7 @@ import jax
 from fljax.core.check import FljaxError
 from fljax.core.types import PyTree
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 SHARE = 0.9
 """Share of the free memory that a program may plan with; the rest is for the host and for fragmentation."""
 CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
@@ -50,14 +50,15 @@ def _plain(x: Any) -> Any:
 
 
 def free() -> int | None:
-    """Bytes that are free now on the device of the computation; None where nobody tells.
-
-    On an accelerator those of the first device; on a CPU the least of what the kernel holds available and what the
-    control group of the process has left.
-    """
+    """Bytes that are free now on the (first) device of the computation; None where nobody tells."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    return free_on_host()
+
+
+def free_on_host() -> int | None:
+    """The least of what the kernel holds available and what the control group of the process has left, in bytes."""
     known = [n for n in (_available(), _left_in_group()) if n is not None]
     return min(known) if known else None
 
@@ -79,7 +80,9 @@ def _left_in_group() -> int | None:
     return None if most == "max" else int(most) - int(used)
 
 
-def fit(compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | None, field: str) -> tuple[Any, int]:
+def fit(
+    compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | None, field: str, each: int = 0
+) -> tuple[Any, int]:
     """Compiles a program at the largest batch that fits.
 
     Args:
@@ -87,6 +90,7 @@ def fit(compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | N
       size: the batch to begin with. fixed: it was asked for, so that it is refused and not made smaller.
       limit: free bytes, or None for no check.
       field: its name, for the message.
+      each: bytes that one of the batch needs at least, so that what cannot fit is not even compiled.
 
     Returns:
       (executable, the batch that it is for).
@@ -94,13 +98,18 @@ def fit(compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | N
     Raises:
       FljaxError: the asked batch does not fit (the message names one that does), or not even one at a time.
     """
+    if limit is not None and size * each > SHARE * limit:
+        most = max(1, int(SHARE * limit / each))
+        if fixed and size > most:
+            check_room(f"{field}={size}", size * each, limit, f"Use {field}={most} or less.")
+        size = most
     while True:
         executable = compile_at(size)
         need = needed(executable)
         if limit is None or need.more <= SHARE * limit:
             return executable, size
         smaller = max(1, min(size - 1, int(size * SHARE * limit / need.more)))  # if all of it grows with the batch
-        told = f"{need.more / GIB:.3g} GiB are needed beside its data, {limit / GIB:.3g} GiB are free"
+        told = f"{said(need.more)} are needed beside its data, {said(limit)} are free"
         if size == 1:
             raise FljaxError(f"Expected {field}={size} to fit into memory: {told}. Use a smaller model or batch.")
         if fixed:
@@ -112,5 +121,10 @@ def fit(compile_at: Callable[[int], Any], size: int, fixed: bool, limit: int | N
 def check_room(what: str, size: int, limit: int | None, remedy: str) -> None:
     """Raises FljaxError unless arrays of so many bytes fit; to be asked before they are made."""
     if limit is not None and size > SHARE * limit:
-        told = f"{size / GIB:.3g} GiB are needed, {limit / GIB:.3g} GiB are free"
+        told = f"{said(size)} are needed at least, {said(limit)} are free"
         raise FljaxError(f"Expected {what} to fit into memory: {told}. {remedy}")
+
+
+def said(size: int) -> str:
+    """Bytes as text: 1.5 GiB, 300 MiB."""
+    return f"{size / GIB:.3g} GiB" if size >= GIB / 2 else f"{size / MIB:.3g} MiB"
