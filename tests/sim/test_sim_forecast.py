@@ -7,7 +7,7 @@ import pytest
 
 from fljax.core import memory
 from fljax.core.check import FljaxError
-from fljax.sim.forecast import forecast, round_flops
+from fljax.sim.forecast import Pace, forecast, round_flops
 from tests.sim import small_run
 
 
@@ -23,6 +23,11 @@ def test_it_tells_memory_time_and_privacy(seen):
     run = seconds["per_round"] * small_run.ROUNDS + seconds["per_evaluation"] * 3  # after rounds 3, 6 and 7
     assert seconds["expected"] == pytest.approx(seconds["compile"] + run)
     assert "-DP per user" in seen["privacy"]
+
+
+def test_a_run_is_evaluated_every_so_many_rounds_and_at_its_end():
+    assert Pace(2.0, 5.0).total(7, 3) == 7 * 2.0 + 3 * 5.0
+    assert Pace(2.0, 5.0).total(6, 3) == 6 * 2.0 + 2 * 5.0
 
 
 def test_operations_are_those_of_the_products(seen):

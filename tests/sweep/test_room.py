@@ -27,6 +27,7 @@ def test_states_of_trials_that_do_not_fit_are_refused_before_they_are_made(monke
     plan = make_plan(sweep)
     shard = next(iter(plan.shards))
     ready = get_ready([plan.batch(shard)], load_data(sweep.data), {}, quiet=True)
+    ready.compiled[ready.structure, 8, plan.batch(shard).rate] = run_sweep  # nothing is compiled
     made = memory.size_of(begin_batch(ready, shard, quiet=True).start.state)
     monkeypatch.setattr(memory, "free", lambda: int(3.5 * made / 8 / memory.SHARE))
     with pytest.raises(FljaxError, match=r"the states of 8 trials to fit .* Use perf.trials_per_batch=3\."):
