@@ -187,10 +187,23 @@ def _run_sharded(
         axis_names={"clients"},
         check_vma=False,
     )
-    result = mapped(shared, _pad(slots, -(-capacity // devices) * devices), table)
-    cut = partial(jax.tree.map, lambda x: x[:capacity])
-    payload = result.payload if collect == "sum" else cut(result.payload)
-    return Collected(payload, cut(result.states), cut(result.info))
+    result = mapped(shared, _dealt(_pad(slots, -(-capacity // devices) * devices), devices), table)
+    collected = partial(jax.tree.map, lambda x: _undealt(x, devices)[:capacity])
+    payload = result.payload if collect == "sum" else collected(result.payload)
+    return Collected(payload, collected(result.states), collected(result.info))
+
+
+def _dealt(slots: Slots, devices: int) -> Slots:
+    """Slots 0, D, 2 D, ... for the first device, 1, D + 1, ... for the second.
+
+    The living come first, those with the most data first among them: every device gets as many of each.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, devices, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape), slots)
+
+
+def _undealt(x: Array, devices: int) -> Array:
+    """What came back from the devices, one after the other, in the order of the slots."""
+    return x.reshape(devices, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
 
 def _sum(stacked: PyTree) -> PyTree:

@@ -65,6 +65,20 @@ def test_a_sum_is_a_sum(chunk, devices):
     assert float(collected.payload) == 2**10 - 1
 
 
+@pytest.mark.parametrize("count", [9, 10])
+def test_devices_take_turns_so_that_each_has_its_share_of_the_largest_clients(count):
+    """Slots are sorted by the data of their clients, the empty ones last; what comes back is in their order."""
+    ids = jnp.arange(count)
+    slots = Slots(per_client(jax.random.key(0), ids), ids, ids, ids < 7)
+
+    def one(base, slot, state):
+        return (slot.ids, jax.lax.axis_index("clients")), state, {}
+
+    collected = run_clients(one, jnp.float32(0.0), slots, (), chunk=2, collect="concat", mesh=client_mesh(2))
+    np.testing.assert_array_equal(collected.payload[0], ids)
+    np.testing.assert_array_equal(collected.payload[1], ids % 2)
+
+
 def test_the_exact_round_equals_a_loop():
     """What all these ways agree on: who came, what they sent, the average by examples, momentum on the server."""
     key = jax.random.key(0)
