@@ -60,6 +60,7 @@ SOURCES = {
     "streaming": "streaming",
     "compile_cohort_cnn": "compile_time",
     "profile_cohort_cnn": "profile",
+    "precision": "precision",
 }
 """File (without its backend) -> the command that writes it, after ``python -m benchmarks.``"""
 
