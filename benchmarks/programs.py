@@ -12,6 +12,7 @@ import numpy as np
 
 import fljax
 from benchmarks.workloads import Variant, Workload, central, make_round
+from fljax.models.precision import Precision
 
 
 class Measured(NamedTuple):
@@ -69,7 +70,7 @@ def compiled_central(work: Workload, variant: Variant, rounds_per_call: int = 1)
     if variant.execution == "compact" and variant.keep is not None and work.model.groups is not None:
         counts = work.model.groups.counts(variant.keep)
         params = work.model.groups.extract(params, {group: np.arange(n) for group, n in counts.items()})
-    train = central(work)
+    train = central(work, variant.precision)
 
     def rounds(params, x, y):
         return jax.lax.fori_loop(0, rounds_per_call, lambda _, p: train(p, x, y), params)
@@ -80,13 +81,14 @@ def compiled_central(work: Workload, variant: Variant, rounds_per_call: int = 1)
     return Measured(program, compile_s, lambda: timed(program, params, x, y)[0] / rounds_per_call)
 
 
-def matmul_peak(size: int | None = None) -> Measured:
-    """A product of two square float32 matrices, large enough to keep the matrix units busy: the seconds of one call.
+def matmul_peak(size: int | None = None, precision: Precision = "float32") -> Measured:
+    """A product of two square matrices, large enough to keep the matrix units busy: the seconds of one call.
 
-    size: rows and columns; default 2,048 on a CPU and 8,192 elsewhere. The precision is JAX's default, as in a model.
+    size: rows and columns; default 2,048 on a CPU and 8,192 elsewhere. precision: their dtype; how float32 is
+    multiplied is JAX's default, as in a model (TF32 on NVIDIA's GPUs).
     """
     size = peak_size() if size is None else size
-    matrix = jnp.ones((size, size), jnp.float32) / size
+    matrix = jnp.ones((size, size), precision) / size
     start = time.perf_counter()
     program = jax.jit(jnp.dot).lower(matrix, matrix).compile()
     compile_s = time.perf_counter() - start

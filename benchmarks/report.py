@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ SECONDS = ("steady_s_per_round", "steady_s", "compile_s", "import_s")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every benchmark: --json, --out, --compare."""
-    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--json", action="store_true", help="print JSON only; the last line is the result")
     parser.add_argument("--out", type=Path, help="folder for a JSON file")
     parser.add_argument("--compare", type=Path, metavar="BASELINE", help="a stored JSON file to compare with")
 
@@ -28,6 +29,17 @@ def finished(benchmark: str, result: dict[str, Any], load: tuple[float, ...]) ->
     """The result with where it comes from. load: ``os.getloadavg()`` before the benchmark began."""
     loads = {"before": load, "after": os.getloadavg()}
     return {"benchmark": benchmark, **result, "load": loads, "provenance": provenance()}
+
+
+def so_far(result: dict[str, Any], args: argparse.Namespace, line: str) -> None:
+    """Tells what a long measurement knows before its end: a line of JSON, or else the line on stderr.
+
+    Whoever ends the process early still has the last line of JSON, which is ``unfinished``.
+    """
+    if args.json:
+        print(json.dumps({**result, "unfinished": True}), flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def deliver(result: dict[str, Any], name: str, args: argparse.Namespace, lines: list[str]) -> None:
@@ -51,9 +63,11 @@ def compared(result: dict[str, Any], baseline: dict[str, Any]) -> dict[str, dict
     Raises:
       ValueError: if the baseline is of another benchmark or workload: its seconds would mean something else.
     """
-    for field in ("workload", "settings"):
-        if result.get(field) != baseline.get(field):
-            raise ValueError(f"Expected a baseline with {field}={result.get(field)}, found {baseline.get(field)}.")
+    usual = {"precision": "float32"}  # of files that do not say it
+    for field in ("workload", "settings", "precision"):
+        ours, theirs = (each.get(field, usual.get(field)) for each in (result, baseline))
+        if ours != theirs:
+            raise ValueError(f"Expected a baseline with {field}={ours}, found {theirs}.")
     old = dict(_seconds(baseline))
     return {
         path: {"now": now, "baseline": old[path], "ratio": now / old[path]}

@@ -3,13 +3,15 @@
     python -m benchmarks.round --workload cohort_cnn
     python -m benchmarks.round --workload cohort_cnn --privacy central --out benchmarks/results
     python -m benchmarks.round --workload cohort_cnn --secure counter
+    python -m benchmarks.round --workload cohort_cnn --precision bfloat16
     python -m benchmarks.round --workload cohort_cnn --keep 0.25 --dropout-exec compact --json
     python -m benchmarks.round --workload cohort_cnn --compare benchmarks/results/cohort_cnn_cpu.json
 
 Compile and steady time are reported apart. The steady time is the median over calls of --rounds-per-call rounds, each
-waited for and each followed by the central program, a large matrix product (the peak that the share refers to), the
-plain round (dense, not private) where the round is neither, and the round of equal clients with as many examples where
-the workload's clients are long-tailed, so that all meet the same machine; the first turn only warms up.
+waited for and each followed by the central program and a large matrix product (the peak that the share refers to), both
+in the round's precision; by the plain round (dense, not private, in float32) where the round is another; and by the
+round of equal clients with as many examples where the workload's clients are long-tailed. So all meet the same machine;
+the first turn only warms up.
 It needs jax, flax, optax and numpy.
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from benchmarks.report import add_flags, deliver, finished
 from benchmarks.workloads import PRIVACY, SECURE, WORKLOADS, Variant, Workload, equal_twin
 from fljax.models import model_flops
 from fljax.models.convolution import convolutions_by
+from fljax.models.precision import Precision
 from fljax.server.execute import padding_waste
 from fljax.sim.mesh import client_mesh
 
@@ -38,7 +41,7 @@ def measure(work: Workload, variant: Variant, args: argparse.Namespace) -> dict[
     programs = {
         "round": compiled_round(work, variant, perf, length),
         "central": compiled_central(work, variant, length),
-        "peak": matmul_peak(size),
+        "peak": matmul_peak(size, variant.precision),
     }
     if variant != Variant():
         programs["plain"] = compiled_round(work, Variant(), perf, length)
@@ -86,6 +89,7 @@ def label(variant: Variant) -> str:
     privacy = "" if variant.privacy == "none" else f"_{variant.privacy}"
     tiers = "_tiers" if len(variant.tiers) > 1 else ""
     privacy += "" if variant.secure == "none" else f"_secure_{variant.secure}"
+    privacy += "" if variant.precision == "float32" else f"_{variant.precision}"
     return privacy + ("" if variant.keep is None else f"_keep{variant.keep:g}_{variant.execution}{tiers}")
 
 
@@ -94,7 +98,7 @@ def lines(result: dict[str, Any], work: Workload) -> list[str]:
     r = result["round"]
     text = [
         f"{result['workload']}: {work.cohort} clients, {work.steps_per_round} steps of {work.batch} examples a round, "
-        f"chunk {result['settings']['chunk']}",
+        f"chunk {result['settings']['chunk']}, {result['precision']}",
         f"  round    compile {r['compile_s']:.1f} s, steady {r['steady_s_per_round']:.4f} s "
         f"({r['fastest_s_per_round']:.4f} to {r['slowest_s_per_round']:.4f})",
         f"           {r['examples_per_s']:,.0f} examples/s, {r['flop_per_s'] / 1e9:.4g} GFLOP/s, "
@@ -124,6 +128,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--secure", choices=SECURE, default="none", help="words, and what makes the pads of a secure sum"
     )
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="client.precision")
     parser.add_argument("--keep", type=float, help="keep rate of dropout of neurons (default: no dropout)")
     parser.add_argument("--dropout-exec", choices=("masked", "compact"), default="masked")
     parser.add_argument(
@@ -143,9 +148,10 @@ def main() -> None:
     sizes = {name: value for name in ("clients", "cohort") if (value := getattr(args, name)) is not None}
     work = WORKLOADS[args.workload](**sizes)
     chunk = work.chunk if args.chunk is None else args.chunk
-    variant = Variant(args.privacy, args.keep, args.dropout_exec, tuple(args.tiers), args.secure)
+    variant = Variant(args.privacy, args.keep, args.dropout_exec, tuple(args.tiers), args.secure, args.precision)
     numbers = {"clients": work.data.population, "cohort": work.cohort, "chunk": chunk, "devices": args.devices}
     numbers |= {"rounds_per_call": args.rounds_per_call, **variant._asdict(), "tiers": args.tiers}
+    del numbers["precision"]  # stands beside the settings, which older files have without it
     if args.secure == "none":  # as in files from before there were words
         del numbers["secure"]
     name = f"{args.workload}{label(variant)}" + ("" if args.chunk is None else f"_chunk{args.chunk}")
@@ -153,7 +159,8 @@ def main() -> None:
         numbers, name = numbers | {"tile": args.tile}, name + "_tile{}x{}".format(*args.tile)
     with convolutions_by(tuple(args.tile)) if args.tile else nullcontext():
         measured = measure(work, variant, args)
-    result = finished("round", {"workload": args.workload, "settings": numbers, **measured}, load)
+    told = {"workload": args.workload, "precision": args.precision, "settings": numbers}
+    result = finished("round", told | measured, load)
     deliver(result, name, args, lines(result, work))
 
 

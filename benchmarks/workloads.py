@@ -17,6 +17,7 @@ from fljax.core.types import Hparams, Round
 from fljax.data.federated import FederatedData
 from fljax.dropout.fisher import fisher_dropout
 from fljax.models import Loss, Model, char_lstm, cnn, mlp, model_flops, resnet, transformer
+from fljax.models.precision import Precision, compute_in
 from fljax.privacy.distributed import distributed_noise
 from fljax.privacy.local import local_gaussian
 from fljax.secure.fixedpoint import fixed_point, smallest_bits
@@ -211,20 +212,22 @@ two functions (not beside privacy)."""
 class Variant(NamedTuple):
     """What is done beside FedAvg. privacy: one of ``PRIVACY``. keep: keep rate of dropout of neurons, None for none.
     execution: ``masked`` or ``compact``. tiers: relative keep rates of the classes of devices. secure: one of
-    ``SECURE``."""
+    ``SECURE``. precision: in which clients compute; parameters, clip and noise stay in float32."""
 
     privacy: str = "none"
     keep: float | None = None
     execution: str = "masked"
     tiers: tuple[float, ...] = (1.0,)
     secure: str = "none"
+    precision: Precision = "float32"
 
 
 def make_round(work: Workload, variant: Variant, perf: fljax.PerfFlags) -> tuple[Round, Hparams]:
     """FedAvg (unweighted) on a fixed-size cohort with what the variant adds, and its numbers."""
     perf = perf._replace(chunk=work.chunk) if perf.chunk is None else perf
     epochs = 1 if work.steps is None else None
-    training = fljax.Training(work.model, work.loss, epochs=epochs, steps=work.steps, batch_size=work.batch)
+    model = compute_in(work.model, variant.precision)
+    training = fljax.Training(model, work.loss, epochs=epochs, steps=work.steps, batch_size=work.batch)
     sampler = fljax.fixed_size(work.data.population, work.cohort)
     private = variant.privacy != "none"
     keep = 1.0 if variant.keep is None else variant.keep
@@ -264,13 +267,14 @@ def _private(work: Workload, privacy: str, sampler: Sampler) -> UpdateTransform:
     return recipes.private_average(noise=distributed_noise(privacy, size, sampler, None, 24))
 
 
-def central(work: Workload):
+def central(work: Workload, precision: Precision = "float32"):
     """The same number of SGD steps of the same batch, one after another by one model: the lower bound of a round."""
+    model = compute_in(work.model, precision)
 
     def train(params, x, y):
         def step(params, batch):
             def mean_loss(p):
-                return jnp.mean(work.loss.per_example(work.model.apply(p, batch[0]), batch[1]))
+                return jnp.mean(work.loss.per_example(model.apply(p, batch[0]), batch[1]))
 
             grads = jax.grad(mean_loss)(params)
             return jax.tree.map(lambda p, g: p - work.lr * g, params, grads), None

@@ -1,17 +1,22 @@
 """The workloads are what their names say, and what their speed is derived from is counted right."""
 
+import jax
 import numpy as np
 import pytest
 
+import fljax
 from benchmarks.programs import Measured, speed, spread, turns
 from benchmarks.workloads import (
     WORKLOADS,
+    Variant,
+    central,
     char_lstm_text,
     cohort_cnn,
     emnist_sizes,
     equal_twin,
     long_tailed_mlp,
     long_tailed_sizes,
+    make_round,
     ragged,
     tiny_mlp,
 )
@@ -61,6 +66,19 @@ def test_text_predicts_the_next_character_and_is_counted():
     assert work.data.x.min() > 0  # 0 is padding, which the loss leaves out
     per_character = 98 * 8 + 4 * 256 * (8 + 256) + 4 * 256 * (256 + 256) + 256 * 98
     assert work.flops_per_round == 3 * 80 * 2 * per_character * 2 * 20
+
+
+def test_bfloat16_is_what_clients_and_the_central_program_compute_in():
+    work, key = tiny_mlp(clients=4, cohort=2), jax.random.key(0)
+    x, y = work.data.x[:20].reshape(2, 10, 64), work.data.y[:20].reshape(2, 10)
+    for precision in ("float32", "bfloat16"):
+        round_, hparams = make_round(work, Variant(precision=precision), fljax.PerfFlags())
+        state = round_.init(key, work.model.init(key), hparams)
+        traced = jax.make_jaxpr(round_.step)(0, key, state, work.data, hparams)
+        alone = jax.make_jaxpr(central(work, precision))(state.params, x, y)
+        assert {"bf16[" in str(traced), "bf16[" in str(alone)} == {precision == "bfloat16"}
+        new, _ = jax.eval_shape(round_.step, 0, key, state, work.data, hparams)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(new.params)} == {"float32"}
 
 
 def test_ragged_clients_own_the_sizes_given():
