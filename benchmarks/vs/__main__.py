@@ -3,10 +3,12 @@
     python -m benchmarks.vs --workload cohort_cnn
     python -m benchmarks.vs --workload tiny_mlp --peers pytorch pfl --turns 3 --json
     python -m benchmarks.vs --workload cohort_cnn --out benchmarks/results
+    python -m benchmarks.vs --prepare --peers pytorch pfl --device cuda
 
-Builds the environments that are missing (see environments.py), tries the settings of each simulator, checks that it
-does the same arithmetic as fljax, and then lets them alternate, each turn in a fresh process with its best setting.
-Data loading, start-up and compilation are not counted.
+Builds the environments that are missing (see environments.py; not with --no-build), tries the settings of each
+simulator, checks that it does the same arithmetic as fljax, and then lets them alternate, each turn in a fresh process
+with its best setting. Data loading, start-up and compilation are not counted. ``--prepare`` only builds, and says of
+each simulator whether it runs: what needs a network can so come before what needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.report import add_flags, deliver, finished
+from benchmarks.report import add_flags, deliver, finished, so_far
 from benchmarks.vs import environments
 from benchmarks.vs import problem as problems
 from benchmarks.vs.compare import Length, compare
@@ -70,18 +73,28 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, help="clients a round (default: the workload's)")
     parser.add_argument("--rounds", type=int, help="timed rounds of one turn (default: 3, or 60 of tiny_mlp)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--prepare", action="store_true", help="build the environments, measure nothing")
+    parser.add_argument("--no-build", action="store_true", help="report peers without an environment as absent")
     add_flags(parser)
     args = parser.parse_args()
+    if args.prepare:
+        sys.exit(not environments.prepare(args.peers, args.device))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the runners need the GPU's memory
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the runner's processes are ended too
     length = LENGTHS[args.workload]
     if args.rounds:
         length = Length(args.rounds, 1, min(length.per_call, args.rounds))
     load = os.getloadavg()
     problem = make_problem(args.workload, args.clients, args.cohort)
-    peers = compare(problem, ["fljax", *args.peers], length, args.turns, args.device)
     numbers = {"clients": len(problem.x), "cohort": problem.cohort, "turns": args.turns, **length._asdict()}
     numbers |= {"device": args.device}
-    result = {"workload": args.workload, "settings": numbers, "peers": peers}
+    told = {"workload": args.workload, "settings": numbers}
+
+    def tell(peers: dict[str, Any], line: str) -> None:
+        so_far(finished("vs", told | {"peers": peers}, load), args, line)
+
+    peers = compare(problem, ["fljax", *args.peers], length, args.turns, args.device, not args.no_build, tell)
+    result = told | {"peers": peers}
     deliver(finished("vs", result, load), f"vs_{args.workload}", args, [table(result)])
     if "error" in peers["fljax"]:
         sys.exit(1)

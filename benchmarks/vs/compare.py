@@ -10,8 +10,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ def settings(peer: str, model: str, cores: int, device: str) -> list[dict[str, A
     layouts = [{"layout": "channels_last"}, {}] if model == "cnn" else [{}]
     if peer == "fljax":
         return [{"devices": 1}] if device != "cpu" or cores == 1 else [{"devices": 1}, {"devices": cores}]
+    if peer == "jax":
+        return [{"steps": "scan"}, {"steps": "calls"}]
     if peer == "fedjax":
         return [{"backend": "jit"}] + ([{"backend": "pmap", "devices": cores}] if device == "cpu" and cores > 1 else [])
     if device != "cpu":
@@ -54,6 +56,7 @@ def environment(setting: dict[str, Any], device: str) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if k not in tuning}
     env |= {"PYTHONPATH": str(ROOT), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     env |= {"PFL_PYTORCH_DEVICE": device, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a GPU has other processes beside a runner: ours, for one
     if device == "cpu":
         env |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     if "threads" in setting:
@@ -87,6 +90,10 @@ class Runner:
         command += ["-m", f"benchmarks.vs.{peer}.run", "--problem", str(problem), "--out", str(out)]
         command += ["--rounds", str(rounds), "--warmup", str(warmup), "--setting", json.dumps(setting)]
         env = environment(setting, self.device)
+        if (
+            peer in environments.OURS and self.device != "cpu"
+        ):  # compiling is not timed, and long on a GPU: once is enough
+            env["JAX_COMPILATION_CACHE_DIR"] = str(self.folder / "xla")
         for ending in (".json", ".npz"):
             out.with_suffix(ending).unlink(missing_ok=True)
         log = self.folder / "log"
@@ -133,7 +140,6 @@ def choose(runner: Runner, peer: str, path: Path, tried: list[dict], length: Len
             rows.append({"setting": setting, "seconds": float(np.median(seconds))})
         except RuntimeError as error:
             rows.append({"setting": setting, "seconds": float("inf"), "error": str(error)})
-        _say(f"  {peer} {setting}: {rows[-1].get('error') or format(rows[-1]['seconds'], '.4f') + ' s a round'}")
     return sorted(rows, key=lambda row: row["seconds"])
 
 
@@ -142,12 +148,24 @@ def change(problem: problems.Problem, params: dict[str, np.ndarray]) -> np.ndarr
     return np.concatenate([np.ravel(params[name] - problem.params[name]) for name in sorted(problem.params)])
 
 
-def compare(problem: problems.Problem, peers: list[str], length: Length, turns: int, device: str) -> dict[str, Any]:
+def compare(
+    problem: problems.Problem,
+    peers: list[str],
+    length: Length,
+    turns: int,
+    device: str,
+    build: bool = True,
+    tell: Callable[[dict[str, Any], str], None] = lambda result, line: None,
+) -> dict[str, Any]:
     """Per peer: settings tried, best setting, median seconds of each turn, versions, and the check of its arithmetic.
 
     ``difference`` is the distance between the changes of the parameters by the peer and by fljax, relative to the
     latter, after two rounds of ``problem.checkable``. ``over_fljax`` is the median over turns of the ratio in a turn.
     A peer that cannot be built or run has ``error`` only.
+
+    Args:
+      build: False reports peers without an environment instead of building it.
+      tell: is given the result so far, and a line about it, when a peer's settings are tried and after every turn.
     """
     cores = os.cpu_count() or 1
     result: dict[str, Any] = {}
@@ -162,35 +180,39 @@ def compare(problem: problems.Problem, peers: list[str], length: Length, turns: 
             if peer == "fljax":
                 tried = [setting | {"rounds_per_call": length.per_call} for setting in tried]
             try:
+                environments.python_of(peer, build)
                 rows = choose(runner, peer, path, tried, length)
                 best = rows[0]["setting"]
                 own = change(check, runner.run(peer, small, best | {"rounds_per_call": 1}, 2, 1)["params"])
             except RuntimeError as error:
                 result[peer] = {"error": str(error)}
+                tell(result, f"  {peer}: {error}")
                 continue
             moved = own if peer == "fljax" else moved
             result[peer] = {"setting": best, "settings_tried": rows, "turns": []}
             if moved is not None:
                 result[peer]["difference"] = float(np.linalg.norm(own - moved) / np.linalg.norm(moved))
-        _take_turns(runner, path, result, length, turns)
+            tell(result, "\n".join(f"  {peer} {row['setting']}: {_told(row)}" for row in rows))
+        fit = [peer for peer in result if "error" not in result[peer]]
+        for turn in range(turns):
+            _take_turn(runner, path, result, fit, length)
+            seen = ", ".join(f"{peer} {result[peer]['turns'][-1]:.4f}" for peer in fit)
+            tell(result, f"  turn {turn + 1} of {turns}: {seen}")
     return result
 
 
-def _take_turns(runner: Runner, path: Path, result: dict[str, Any], length: Length, turns: int) -> None:
-    """All peers alternate; adds medians, ratios and versions to the result."""
-    fit = [peer for peer in result if "error" not in result[peer]]
-    for turn in range(turns):
-        for peer in list(fit):
-            try:
-                done = runner.run(peer, path, result[peer]["setting"], length.rounds, length.warmup)
-            except RuntimeError as error:
-                fit.remove(peer)
-                result[peer]["error"] = str(error)
-                continue
-            done.pop("params")
-            result[peer]["turns"].append(float(np.median(done.pop("seconds"))))
-            result[peer] |= done
-        _say(f"  turn {turn + 1} of {turns}: " + ", ".join(f"{p} {result[p]['turns'][-1]:.4f}" for p in fit))
+def _take_turn(runner: Runner, path: Path, result: dict[str, Any], fit: list[str], length: Length) -> None:
+    """Every peer once; renews medians, ratios and versions in the result. A peer that fails leaves ``fit``."""
+    for peer in list(fit):
+        try:
+            done = runner.run(peer, path, result[peer]["setting"], length.rounds, length.warmup)
+        except RuntimeError as error:
+            fit.remove(peer)
+            result[peer]["error"] = str(error)
+            continue
+        done.pop("params")
+        result[peer]["turns"].append(float(np.median(done.pop("seconds"))))
+        result[peer] |= done
     for peer in fit:
         seconds = np.array(result[peer]["turns"])
         result[peer] |= {
@@ -202,5 +224,5 @@ def _take_turns(runner: Runner, path: Path, result: dict[str, Any], length: Leng
             result[peer]["over_fljax"] = float(np.median(seconds / np.array(result["fljax"]["turns"])))
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _told(row: dict[str, Any]) -> str:
+    return row.get("error") or f"{row['seconds']:.4f} s a round"

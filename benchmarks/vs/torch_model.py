@@ -32,9 +32,16 @@ class Net(nn.Module):
 
 def make(model: str, params: dict[str, np.ndarray], setting: dict, device: str = "cpu") -> Net:
     """The model with these parameters. setting: ``layout`` may be ``channels_last``."""
+    if device == "cuda":
+        as_jax_multiplies()
     net = Net(model, params)
     net.load_state_dict(to_torch(model, params))
     return net.to(device, memory_format=memory_format(setting))
+
+
+def as_jax_multiplies() -> None:
+    """On a GPU, float32 products in TF32: JAX's default there, and PyTorch's for convolutions but not for products."""
+    torch.set_float32_matmul_precision("high")
 
 
 def memory_format(setting: dict) -> torch.memory_format:

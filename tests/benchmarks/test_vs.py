@@ -59,6 +59,17 @@ def test_runner_does_the_arithmetic_of_the_reference(task, monkeypatch, tmp_path
     assert np.linalg.norm(compare.change(check, found["params"]) - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("steps", ["scan", pytest.param("calls", marks=pytest.mark.slow)])
+def test_loop_in_plain_jax_does_the_arithmetic_of_the_reference(task, tmp_path, monkeypatch, steps):
+    monkeypatch.delenv("JAX_NUMPY_RANK_PROMOTION")  # plain code broadcasts
+    check = problems.checkable(task, 3)
+    problems.save(tmp_path / "p.npz", check)
+    found = compare.Runner("cpu", tmp_path).run("jax", tmp_path / "p.npz", {"steps": steps}, 2, 1)
+    wanted = compare.change(check, reference(check, 3))
+    assert len(found["seconds"]) == 2
+    assert np.linalg.norm(compare.change(check, found["params"]) - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
 def test_reference_tells_a_wrong_learning_rate_and_a_lost_client_apart(task):
     check = problems.checkable(task, 3)
     wanted = compare.change(check, reference(check, 1))
@@ -81,7 +92,7 @@ def test_problem_survives_the_file(task, tmp_path):
     assert back.params.keys() == task.params.keys()
 
 
-@pytest.mark.parametrize("peer", environments.PEERS)
+@pytest.mark.parametrize("peer", sorted(set(environments.PEERS) - {"jax"}))  # whose one device has all cores
 def test_every_peer_is_tried_with_one_core_and_with_all(peer):
     used = [
         s.get("devices", 1) * s.get("processes", 1) * s.get("threads", 1)
@@ -93,7 +104,7 @@ def test_every_peer_is_tried_with_one_core_and_with_all(peer):
 
 
 def test_requirements_name_versions_and_no_registry():
-    for peer in environments.PEERS[1:]:
+    for peer in set(environments.PEERS) - set(environments.OURS):
         lines = (environments.HERE / peer / "requirements.txt").read_text().splitlines()
         packages = [line for line in lines if not line.startswith("#")]
         assert packages and all("==" in line and "://" not in line for line in packages)
@@ -106,6 +117,51 @@ def test_a_runner_that_fails_says_why(task, tmp_path, monkeypatch):
         pytest.skip("PyTorch is installed here")
     with pytest.raises(RuntimeError, match=r"pytorch .* failed \(1\): ModuleNotFoundError: No module named 'torch'"):
         compare.Runner("cpu", tmp_path).run("pytorch", tmp_path / "p.npz", {"threads": 1}, 1, 1)
+
+
+def test_a_peer_without_environment_is_absent_in_a_line(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLJAX_CACHE", str(tmp_path))
+    monkeypatch.delenv("FLJAX_BENCH_PFL", raising=False)
+    found = compare.compare(task, ["pfl"], compare.Length(2, 1, 1), 2, "cpu", build=False)
+    assert found["pfl"]["error"].startswith(f"Expected an environment of pfl in {tmp_path}/bench/pfl, found none")
+    assert "\n" not in found["pfl"]["error"] and not (tmp_path / "bench").exists()
+
+
+@pytest.mark.slow  # nine processes
+def test_what_is_known_is_told_after_every_turn(task, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_NUMPY_RANK_PROMOTION")
+    monkeypatch.setenv("FLJAX_BENCH_PYTORCH", "/bin/false")
+    seen = []
+
+    def tell(result, line):
+        seen.append((line.split()[0], {peer: len(row.get("turns", [])) for peer, row in result.items()}))
+
+    found = compare.compare(task, ["fljax", "pytorch", "jax"], compare.Length(2, 1, 1), 2, "cpu", False, tell)
+    assert [word for word, _ in seen] == ["fljax", "pytorch:", "jax", "turn", "turn"]
+    assert seen[-2][1] == {"fljax": 1, "pytorch": 0, "jax": 1} and seen[-1][1]["jax"] == 2
+    assert found["jax"]["difference"] < 1e-5 and found["jax"]["over_fljax"] > 0
+    assert found["jax"]["steady_s_per_round"] == np.median(found["jax"]["turns"])
+
+
+def test_preparing_says_what_runs_and_what_does_not(monkeypatch, capsys):
+    monkeypatch.setenv("FLJAX_BENCH_PFL", "/bin/false")
+    assert not environments.prepare(["pfl", "jax"], "cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert "Expected an environment in which pfl runs: no message. Name another interpreter than /bin/false" in lines[0]
+    assert lines[1].split(maxsplit=1)[1] == f"ready: {sys.executable}"
+
+
+@pytest.mark.slow
+def test_pytorch_multiplies_on_a_gpu_as_jax_does(monkeypatch):
+    monkeypatch.delenv("FLJAX_CACHE")  # the environments of whoever measures here, not the cache of the tests
+    code = "import torch; from benchmarks.vs import torch_model as t; t.as_jax_multiplies()"
+    code += "; print(torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)"
+    try:
+        python = environments.python_of("pytorch", build=False)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    done = subprocess.run([python, "-c", code], cwd=compare.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["high", "True"]
 
 
 def test_table_puts_the_fastest_first_and_keeps_what_failed():

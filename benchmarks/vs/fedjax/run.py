@@ -13,19 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.vs import problem as problems
-
-
-def forward(model: str, params: dict, x: jax.Array) -> jax.Array:
-    """The two models, with XLA's own convolution."""
-    if model == "cnn":
-        for name in ("conv_0", "conv_1"):
-            kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
-            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            x = jax.nn.relu(x + bias)
-        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        x = x.reshape(x.shape[0], -1)
-    x = jax.nn.relu(x @ params["dense_0/kernel"] + params["dense_0/bias"])
-    return x @ params["dense_1/kernel"] + params["dense_1/bias"]
+from benchmarks.vs.jax_model import mean_loss
 
 
 def main() -> None:
@@ -34,8 +22,7 @@ def main() -> None:
     problem = problems.load(args.problem)
 
     def loss(params, batch, rng):
-        scores = jax.nn.log_softmax(forward(problem.model, params, batch["x"]))
-        return -jnp.mean(jnp.take_along_axis(scores, batch["y"][:, None], axis=1))
+        return mean_loss(problem.model, params, batch["x"], batch["y"])
 
     labels = problem.y.astype(np.int32)
     clients = {str(k).encode(): {"x": problem.x[k], "y": labels[k]} for k in range(len(labels))}
