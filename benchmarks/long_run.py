@@ -6,7 +6,7 @@
 50 of 1,000 clients a round, each with 50 images 32x32x3, 5 steps of 10, a CNN with 1.6 M parameters and drop-out
 layers; every ten rounds the loss on 10,000 test images. The images are generated: the run is timed, not its accuracy.
 Reported: compile seconds, seconds of the run without them, both together, client steps per second, and the peak of
-device memory.
+device memory; after every call of --rounds-per-call rounds also what is known by then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 import fljax
 from benchmarks.programs import spread
-from benchmarks.report import add_flags, deliver, finished
+from benchmarks.report import add_flags, deliver, finished, so_far
 from benchmarks.workloads import WORKLOADS, Variant, Workload, make_round
 
 
@@ -54,8 +54,8 @@ def test_images(work: Workload, count: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(x), jnp.asarray(rng.integers(10, size=x.shape[:2]), jnp.int32)
 
 
-def measure(work: Workload, args: argparse.Namespace) -> dict[str, Any]:
-    """Compiles and runs everything once."""
+def measure(work: Workload, args: argparse.Namespace, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Compiles and runs everything once. tell: is given what is known by then after every call but the last."""
     round_, hparams = make_round(work, Variant(args.privacy), fljax.PerfFlags())
     run = run_of(work, round_.step, args.rounds_per_call, args.every, test_images(work, args.test))
     key = jax.random.key(0)
@@ -68,19 +68,27 @@ def measure(work: Workload, args: argparse.Namespace) -> dict[str, Any]:
         state, seen = program(jnp.int32(done), key, state, work.data, hparams)
         losses.append(np.asarray(seen))
         calls.append(time.perf_counter() - begin)
-    total, rounds = sum(calls), len(calls) * args.rounds_per_call
+        evaluations = int(np.isfinite(np.concatenate(losses)).sum())
+        found = summary(work, compile_s, calls, args.rounds_per_call) | {"evaluations": evaluations}
+        if found["rounds"] < args.rounds:
+            tell(found)
+    return found
+
+
+def summary(work: Workload, compile_s: float, calls: list[float], rounds_per_call: int) -> dict[str, Any]:
+    """What is known after these calls. calls: seconds of each."""
+    total, rounds = sum(calls), len(calls) * rounds_per_call
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "compile_s": compile_s,
         "rounds": rounds,
         "run_s": total,
         "run_and_compile_s": total + compile_s,
-        **spread(np.array(calls) / args.rounds_per_call),
+        **spread(np.array(calls) / rounds_per_call),
         "examples_per_s": work.examples_per_round * rounds / total,
         "client_steps_per_s": work.steps_per_round * rounds / total,
         "flop_per_s": work.flops_per_round * rounds / total,
         "peak_device_bytes": memory.get("peak_bytes_in_use"),
-        "evaluations": int(np.isfinite(np.concatenate(losses)).sum()),
     }
 
 
@@ -101,15 +109,20 @@ def main() -> None:
     sizes = {name: value for name in ("clients", "cohort") if (value := getattr(args, name)) is not None}
     work = WORKLOADS[args.workload](**sizes)
     names = ("rounds", "rounds_per_call", "privacy", "every", "test")
-    run = measure(work, args)
-    result = {"workload": args.workload, "settings": {n: getattr(args, n) for n in names} | sizes, "run": run}
+    told = {"workload": args.workload, "settings": {n: getattr(args, n) for n in names} | sizes}
+
+    def tell(run: dict[str, Any]) -> None:
+        line = f"{run['rounds']} of {args.rounds} rounds, {run['steady_s_per_round']:.4f} s a round"
+        so_far(finished("long_run", told | {"run": run}, load), args, line)
+
+    run = measure(work, args, tell)
     text = [
         f"{args.workload}: {run['rounds']} rounds in {run['run_s']:.1f} s, {run['evaluations']} evaluations; "
         f"compile {run['compile_s']:.1f} s",
         f"  {run['examples_per_s']:,.0f} examples/s, {run['client_steps_per_s']:,.0f} client steps/s, "
         f"{run['flop_per_s'] / 1e9:,.1f} GFLOP/s",
     ]
-    deliver(finished("long_run", result, load), f"long_run_{args.workload}", args, text)
+    deliver(finished("long_run", told | {"run": run}, load), f"long_run_{args.workload}", args, text)
 
 
 if __name__ == "__main__":

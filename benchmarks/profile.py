@@ -7,6 +7,10 @@ Reported: operations (kernels) that the device ran in a round and the seconds it
 the seconds of the round (a GPU that is idle in between waits for launches); the operations that took longest; and two
 lower bounds of the round's time: its matrix products at the peak of one, and the passes over the parameters that SGD
 cannot do without at the memory bandwidth, both measured in this call. ``--trace`` keeps the trace for a viewer.
+
+At last, what bounds the round, whichever has the largest share of its seconds: ``launches`` (the device is idle, or
+works on operations as short as their launch), ``matrix units`` (longer operations that are products, by their names) or
+``bandwidth`` (all longer others, which read and write and calculate little).
 """
 
 from __future__ import annotations
@@ -31,6 +35,12 @@ SKIPPED = ("ThreadpoolListener", "ThunkExecutor", "PjRt", "Tfrt", "CommonPjRt", 
 """Beginnings of the names of events that are no operations of the program, or hold others, on a CPU."""
 PASSES = 6
 """Over the parameters in a step of SGD: read forward and backward, gradient written and read, both by the update."""
+
+
+SHORT_S = 5e-6
+"""Operations that take less than this in the mean cost their launch, not their work: GPUs need 2 to 5 us for one."""
+PRODUCTS = ("gemm", "gemv", "dot", "conv", "cutlass", "cublas", "cudnn", "xmma", "nvjet", "wgmma", "ynn")
+"""Parts of the names of matrix products and convolutions, by XLA, its libraries, and on a CPU. ``convert`` is none."""
 
 
 def copy_bandwidth(megabytes: int) -> Measured:
@@ -65,6 +75,32 @@ def device_events(folder: Path) -> dict[str, tuple[int, float]]:
     return dict(found)
 
 
+def verdict(events: dict[str, tuple[int, float]], seconds: float) -> dict[str, Any]:
+    """What bounds some rounds.
+
+    Args:
+      events: name -> (how often, seconds) of the operations in these rounds.
+      seconds: of the clock for these rounds. Operations that run side by side may add up to more: shares are of that.
+
+    Returns:
+      ``bound_by``, the largest of ``shares``; these, of launches, bandwidth and matrix units, together 1; ``idle``, the
+      part of launches in which the device did nothing; all in one ``line``. A name belongs to one of the three whole,
+      by the mean of its operations.
+    """
+    spent = {"launches": 0.0, "bandwidth": 0.0, "matrix units": 0.0}
+    for name, (count, took) in events.items():
+        product = any(part in name.lower().replace("convert", "") for part in PRODUCTS)
+        spent["launches" if took < SHORT_S * count else "matrix units" if product else "bandwidth"] += took
+    busy = sum(spent.values())
+    idle = max(0.0, seconds - busy)
+    spent["launches"] += idle
+    shares = {name: value / (busy + idle) for name, value in spent.items()}
+    first, idle = max(shares, key=shares.__getitem__), idle / (busy + idle)
+    each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+    line = f"bound by {first}: {each} of the round; the device is idle for {100 * idle:.0f} %"
+    return {"bound_by": first, "shares": shares, "idle": idle, "line": line}
+
+
 def profile(work: Any, rounds: int, calls: int, size: int, megabytes: int, folder: Path) -> dict[str, Any]:
     """Times the round, then traces one call, and puts both next to the machine's bounds."""
     program = compiled_round(work, Variant(), fljax.PerfFlags(), rounds)
@@ -89,6 +125,7 @@ def profile(work: Any, rounds: int, calls: int, size: int, megabytes: int, folde
             "parameter_bytes": moved,
             "by_parameter_bytes_s": float(moved / bandwidth),
         },
+        "verdict": verdict(events, rounds * result["steady_s_per_round"]),
     }
 
 
@@ -121,6 +158,7 @@ def main() -> None:
             f"  {1e3 * row['s_per_round']:9.3f} ms {row['calls_per_round']:8.0f} x  {row['name'][:80]}"
             for row in found["longest"]
         ),
+        f"  {found['verdict']['line']}",
     ]
     deliver(finished("profile", result, load), f"profile_{args.workload}", args, text)
 

@@ -26,7 +26,7 @@ import numpy as np
 
 import fljax
 from benchmarks.programs import compiled_round, matmul_peak, peak_size, speed, turns
-from benchmarks.report import add_flags, deliver, finished
+from benchmarks.report import add_flags, deliver, finished, so_far
 from benchmarks.workloads import Variant, Workload, generated
 from fljax.models import mlp
 from fljax.sim.mesh import client_mesh
@@ -132,13 +132,13 @@ def main() -> None:
     values, size = (TINY, 256) if args.tiny else (VALUES, peak_size())
     there = os.cpu_count() or 1 if jax.default_backend() == "cpu" else jax.device_count()
     counts = tuple(args.devices or sorted({1, there}))
-    axes = {}
+    result = {"settings": {"axes": args.axes, "tiny": args.tiny, "devices": counts}, "axes": {}}
     for axis in args.axes:
         if axis == "devices":
-            axes[axis] = over_devices(counts, args.calls, size, 4 if args.tiny else 100)
+            result["axes"][axis] = over_devices(counts, args.calls, size, 4 if args.tiny else 100)
         else:
-            axes[axis] = along(axis, values[axis], args.calls, size)
-    result = {"settings": {"axes": args.axes, "tiny": args.tiny, "devices": counts}, "axes": axes}
+            result["axes"][axis] = along(axis, values[axis], args.calls, size)
+        so_far(finished("scaling", result, load), args, f"{axis} is measured")
     deliver(finished("scaling", result, load), "scaling", args, lines(result))
 
 

@@ -110,7 +110,11 @@ def test_long_run_evaluates_as_often_as_it_says(monkeypatch, capsys):
         "--test",
         "20",
     ]
-    result = run(monkeypatch, capsys, "long_run", *flags)
+    monkeypatch.setattr(sys, "argv", ["long_run", *flags, "--json"])
+    importlib.import_module("benchmarks.long_run").main()
+    half, result = map(json.loads, capsys.readouterr().out.splitlines())
+    assert half["unfinished"] and (half["run"]["rounds"], half["run"]["evaluations"]) == (2, 1)
+    assert half["run"]["run_s"] < result["run"]["run_s"] and "unfinished" not in result
     check_origin(result)
     assert (result["run"]["rounds"], result["run"]["evaluations"]) == (4, 2)
     assert result["run"]["client_steps_per_s"] == pytest.approx(4 * 2 * 10 / result["run"]["run_s"])
@@ -122,6 +126,43 @@ def test_profile_sees_the_matrix_products(monkeypatch, capsys):
     check_round(result["round"])
     assert result["operations_per_round"] > 10
     assert any("dot" in row["name"] or "ynn" in row["name"] for row in result["longest"])  # XLA's names of them
+    assert sum(result["verdict"]["shares"].values()) == pytest.approx(1)
+
+
+def test_verdict_names_the_largest_share_of_a_round():
+    from benchmarks.profile import verdict
+
+    products, passes, short = (
+        {"sm90_xmma_gemm": (10, 0.6)},
+        {"input_convert_fusion": (50, 0.1)},
+        {"add": (10_000, 0.02)},
+    )
+    found = verdict(products | passes | short, seconds=1.0)
+    assert found["shares"] == pytest.approx({"launches": 0.3, "bandwidth": 0.1, "matrix units": 0.6})
+    assert (found["bound_by"], found["idle"]) == ("matrix units", pytest.approx(0.28))
+    shares = "launches 30 %, bandwidth 10 %, matrix units 60 % of the round"
+    assert found["line"] == f"bound by matrix units: {shares}; the device is idle for 28 %"
+    assert verdict(passes | short, seconds=0.13)["bound_by"] == "bandwidth"
+    assert verdict(products | short, seconds=2.0)["bound_by"] == "launches"
+    assert verdict({"gemm_fusion_dot": (1000, 0.003)}, seconds=0.003)["bound_by"] == "launches"  # 3 us each
+    beside = verdict({"conv_0": (2, 2.0), "copy": (2, 1.0)}, seconds=1.5)  # on two streams
+    assert beside["shares"]["matrix units"] == pytest.approx(2 / 3) and beside["idle"] == 0
+
+
+@pytest.mark.slow  # compiles four programs
+def test_round_in_bfloat16_says_so(monkeypatch, capsys, tmp_path):
+    flags = ["--workload", "tiny_mlp", *SMALL, "--calls", "1", "--peak-size", "64", "--precision", "bfloat16"]
+    result = run(monkeypatch, capsys, "round", *flags, "--out", str(tmp_path))
+    check_round(result["round"])
+    assert result["precision"] == "bfloat16" and result["round_over_plain"] > 0
+    assert json.loads((tmp_path / "tiny_mlp_bfloat16_cpu.json").read_text())["round"] == result["round"]
+
+
+def test_bfloat16_is_not_compared_with_a_file_from_before_there_was_a_choice():
+    old = {"workload": "tiny_mlp", "round": {"steady_s_per_round": 2.0}}
+    with pytest.raises(ValueError, match="Expected a baseline with precision=bfloat16, found float32"):
+        compared(old | {"precision": "bfloat16"}, old)
+    assert compared(old | {"precision": "float32"}, old)["round.steady_s_per_round"]["ratio"] == 1
 
 
 @pytest.mark.slow
@@ -148,19 +189,6 @@ def test_devices_have_processes_of_their_own(monkeypatch, capsys):
     rows = run(monkeypatch, capsys, "scaling", *flags)["axes"]["devices"]
     assert [row["value"] for row in rows] == [1, 2]
     assert rows[0]["speedup"] == 1.0
-
-
-@pytest.mark.slow
-def test_gpu_script_in_its_tiny_version(monkeypatch, capsys, tmp_path):
-    from benchmarks import gpu
-
-    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path), "--parts", "w1", "profile_cohort_cnn"])
-    with pytest.raises(SystemExit) as stop:
-        gpu.main()
-    assert not stop.value.code
-    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
-    assert set(parts) == {"w1", "profile_cohort_cnn"}
-    assert "2 rounds" not in parts["w1"] and parts["w1"]["run"]["rounds"] == 2
 
 
 def test_robust_rules(monkeypatch, capsys):
