@@ -123,10 +123,10 @@ def measured(words: list[str], limit_s: float) -> dict[str, Any]:
 
 def told(output: str) -> dict[str, Any]:
     """The last whole line of JSON, or nothing."""
-    for line in reversed(output.splitlines()):
+    for line in reversed([line for line in output.splitlines() if line.startswith("{")]):
         try:
             return json.loads(line)
-        except json.JSONDecodeError:  # text, or a line that was cut short
+        except json.JSONDecodeError:  # cut short
             continue
     return {}
 
