@@ -136,6 +136,8 @@ def _build(
     dropout: bool = False,
 ) -> Model:
     """The model with its groups; pooled is the height and width of what is flattened."""
+    if not isinstance(hidden, int):
+        raise FljaxError(f"Expected hidden={hidden} of {name} to be one number: it has one hidden dense layer.")
     positive(num_classes=num_classes, hidden=hidden, number_of_convolutions=len(channels))
     for i, n in enumerate(channels):
         positive("", **{f"channels[{i}]": n})

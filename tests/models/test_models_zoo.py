@@ -146,6 +146,7 @@ def test_drop_out_of_the_cnn_is_a_switch_that_leaves_the_weights_alone():
         (lambda: make_model("logistic", (8,), 3, hidden=(4,)), "option of logistic='hidden'"),
         (lambda: cnn((28, 28), 10), r"input_shape=\(28, 28\) to be \(height, width, channels\)"),
         (lambda: cnn((5, 5, 1), 10), "to be larger"),
+        (lambda: make_model("cnn", (8, 8, 1), 3, hidden=(32, 16)), r"hidden=\(32, 16\) of cnn to be one number"),
         (lambda: mlp((), 10), r"input_shape=\(\)"),
         (lambda: mlp((4,), 10, (0,)), r"hidden\[0\]=0 > 0"),
         (lambda: cnn((8, 8, 1), 10, (4, -1)), r"channels\[1\]=-1 > 0"),
