@@ -228,7 +228,7 @@ def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
     check_alone(experiment)
     choice = _chosen_before(experiment, path if resume else None)
     program = build(experiment if choice is None else experiment.replace(**{CHUNK: choice.chunk}))
-    check_state(experiment, program, hosts.least(memory.free()))
+    check_state(experiment, program, memory.free())
     hparams, statement = resolve(experiment, program)
     header["rounds"] = rounds = statement.rounds or experiment.rounds
     choice = choice or Choice(program.chunk, UNMEASURED if measures(experiment, program, rounds) else "rule")
