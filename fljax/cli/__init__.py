@@ -39,7 +39,9 @@ def _failed() -> int:
     """Exit code 2. One process of several ends here and now: waiting at exit for the others may have no end."""
     hosts = sys.modules.get("fljax.sim.hosts")
     if hosts is not None and hosts.several():
-        hosts.leave(2)
+        from fljax.sim.waiting import leave
+
+        leave(2)
     return 2
 
 

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -139,6 +139,7 @@ def drive(
     seconds: float = math.inf,
     agree: Callable[[int], int] = int,
     room: Callable[[int], int] | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
     after_call: Callable[[Running], None] | None = None,
 ) -> tuple[Running, list[tuple[int, float]]]:
     """Runs compiled calls until all rounds are done.
@@ -153,6 +154,7 @@ def drive(
       seconds: what a call should take at most, where the schedule has ``until``: see ``paced``. It changes no result.
       agree: from the rounds that this process wants in the next call to those that all processes do.
       room: (rounds done) -> rounds that a call may have, where the host wants to look in between.
+      around: entered for every call, from its start until its results are there.
       after_call: called between two calls with the run so far: progress, checkpoints.
 
     Returns:
@@ -167,9 +169,10 @@ def drive(
             wanted = agree(wanted if room is None else min(wanted, room(running.done)))
             schedule = schedule._replace(until=np.int32(running.done + wanted))
         now = feed.now(running.done)
-        result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)
-        feed.ahead(running.done)  # while the device computes
-        history = jax.tree.map(np.asarray, jax.block_until_ready(result.history))
+        with around():
+            result = executable(np.int32(running.done), schedule, key, running.state, now, held, hparams)
+            feed.ahead(running.done)  # while the device computes
+            history = jax.tree.map(np.asarray, jax.block_until_ready(result.history))
         count = min(wanted, history["participants"].shape[round_axis])
         times.append((count, time.perf_counter() - begin))
         part = {name: np.take(v, range(count), axis=round_axis) for name, v in history.items()}

@@ -7,12 +7,16 @@ process is the whole run and fits any number of devices. Only the first process 
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,35 +25,85 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fljax.core.check import FljaxError
 from fljax.core.types import Array, PyTree
+from fljax.sim.waiting import HEARTBEAT, patience, waiting, within
 
 DISTRIBUTED = "FLJAX_DISTRIBUTED"
-HEARTBEAT = "FLJAX_HEARTBEAT_S"
+PLACE: dict[str, Callable[[str], Any]] = {"coordinator_address": str, "num_processes": int, "process_id": int}
+"""What JAX has to know of a process; as variables of the environment JAX_COORDINATOR_ADDRESS, ..."""
+PORT = 8476
+NEVER_S = 365 * 24 * 3600
 
 
 def join() -> None:
     """Connects this process with the others of its run, where the environment says that there are others.
 
-    It does so under Slurm in a step of more than one task; where ``JAX_COORDINATOR_ADDRESS`` (host:port),
-    ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are set; and with ``FLJAX_DISTRIBUTED=1`` wherever JAX finds the
-    cluster by itself (Kubernetes, Open MPI, TPU). A process that does not answer for ``FLJAX_HEARTBEAT_S`` seconds
-    (default 60) ends the run of all. Called twice it does nothing.
+    It does so by itself under Slurm in a step of more than one task; in a pod that has others beside it (see ``pod``);
+    where ``JAX_COORDINATOR_ADDRESS`` (host:port), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are set; and with
+    ``FLJAX_DISTRIBUTED=1`` wherever JAX finds the cluster (Open MPI, TPU). With ``FLJAX_DISTRIBUTED=0`` it never does.
+    Called twice it does nothing.
+
+    Whoever waits for others longer than ``FLJAX_HEARTBEAT_S`` seconds (300) ends with a line: see ``sim/waiting.py``.
+    JAX's own heartbeat, which would end it without one, is put off for good: it notices dead processes alone, and those
+    are known by their connections. JAX's service for preemption is off, because it swallows SIGTERM.
 
     Raises FljaxError if the others cannot be found.
     """
     env = os.environ
-    alone = env.get(DISTRIBUTED) != "1" and "JAX_COORDINATOR_ADDRESS" not in env
-    if jax.distributed.is_initialized() or (alone and int(env.get("SLURM_STEP_NUM_TASKS", "1")) < 2):
+    if jax.distributed.is_initialized() or env.get(DISTRIBUTED) == "0":
         return
-    count, process = (int(env[name]) if name in env else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    patience = int(env.get(HEARTBEAT, "60"))
-    limits = {"heartbeat_timeout_seconds": patience, "initialization_timeout": patience}
+    place = pod()
+    told = place | {name: _said(name, kind) for name, kind in PLACE.items() if f"JAX_{name.upper()}" in env}
+    alone = env.get(DISTRIBUTED) != "1" and "coordinator_address" not in told
+    if alone and int(env.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return
+    if place and "num_processes" in told:
+        told["cluster_detection_method"] = "deactivate"  # nothing is left to ask the API of Kubernetes
+    elif place and find_spec("kubernetes") is None:
+        raise FljaxError(
+            f"Expected JAX_NUM_PROCESSES in a pod beside {place['coordinator_address']}, found none. Set it "
+            f"to the completions of the job, or {DISTRIBUTED}=0 where every pod is a run of its own."
+        )
+    seconds, wanted = patience(), told.get("num_processes", "all")
+    jax.config.update("jax_enable_preemption_service", False)
+    limits = {"heartbeat_timeout_seconds": NEVER_S, "initialization_timeout": math.ceil(2 * seconds)}
+    late = (
+        f"Expected {wanted} processes to join this run within {seconds:g} s, found fewer. See why the others did not "
+        f"start, then start all again; if they were only slow, set {HEARTBEAT} higher, {seconds:g} now."
+    )
     try:
-        jax.distributed.initialize(num_processes=count, process_id=process, **limits)
+        with within(seconds, lambda: late, os._exit):
+            jax.distributed.initialize(**told, **limits)
     except (ValueError, RuntimeError) as error:
         raise FljaxError(
             f"Expected the other processes of this run, found none: {str(error).splitlines()[0]} Set "
             f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or unset {DISTRIBUTED}."
         ) from None
+
+
+def _said(name: str, kind: Callable[[str], Any]) -> Any:
+    """The value of a variable of JAX that says where this process is."""
+    text = os.environ[f"JAX_{name.upper()}"]
+    try:
+        return kind(text)
+    except ValueError:
+        raise FljaxError(f"Expected JAX_{name.upper()}={text!r} to be a whole number. Set it to one.") from None
+
+
+def pod() -> dict[str, Any]:
+    """{coordinator_address, process_id} in a pod of an indexed job of Kubernetes with a headless service, else {}.
+
+    Such a pod is called JOB-INDEX.SERVICE.NAMESPACE.svc.cluster.local, and the first of them JOB-0.SERVICE..., so that
+    nothing has to be asked. How many there are only the API of Kubernetes knows: ``JAX_NUM_PROCESSES`` says it, or JAX
+    asks, which needs the package kubernetes and a service account that may read pods and jobs. The workers of a sweep
+    are an indexed job without a service, and stay alone.
+    """
+    index = os.environ.get("JOB_COMPLETION_INDEX", "")
+    if not index.isdigit():
+        return {}
+    name, _, service = socket.getfqdn().partition(".")
+    if not name.endswith(f"-{index}") or ".svc" not in service:
+        return {}
+    return {"coordinator_address": f"{name.removesuffix(index)}0.{service}:{PORT}", "process_id": int(index)}
 
 
 def is_first() -> bool:
@@ -70,10 +124,7 @@ def largest(number: int) -> int:
     """
     if jax.process_count() == 1:
         return number
-    from jax.experimental.multihost_utils import process_allgather
-
-    with all_alive():
-        return int(np.max(process_allgather(np.int32(number))))
+    return int(np.max(_everyones(np.int32(number))))
 
 
 def smallest(number: int) -> int:
@@ -90,11 +141,22 @@ def least(size: int | None) -> int | None:
     return None if mib == unknown else mib << 20
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process without waiting at exit for the others of its run; they see that it is gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def gather(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every process tells at this place of the program, in their order; values of JSON.
+
+    Raises FljaxError if another process is gone.
+    """
+    text = json.dumps(told).encode()
+    rows = _everyones(np.frombuffer(text.ljust(largest(len(text))), np.uint8))
+    return [json.loads(row.tobytes()) for row in rows]
+
+
+def _everyones(array: np.ndarray | np.integer) -> np.ndarray:
+    """An array [...] of every process, of one shape -> [processes, ...]."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    with all_alive(), waiting():
+        return np.asarray(process_allgather(array))
 
 
 @contextmanager
@@ -114,29 +176,11 @@ def clean_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-def check_same(fingerprint: str, done: int) -> None:
-    """Raises FljaxError unless all processes run the same experiment and start at the same round."""
-    if jax.process_count() == 1:
-        return
-    from jax.experimental.multihost_utils import process_allgather
-
-    mine = np.array([int(fingerprint, 16) >> 33, int(fingerprint, 16) & (2**31 - 1), done], np.int32)
-    everyone = np.asarray(process_allgather(mine))
-    for process, theirs in enumerate(everyone):
-        if not np.array_equal(theirs[:2], everyone[0, :2]):
-            raise FljaxError(f"Expected the same experiment in all processes, found another in process {process}.")
-        if theirs[2] != everyone[0, 2]:
-            raise FljaxError(
-                f"Expected all processes to start at round {everyone[0, 2]}, found {theirs[2]} in process {process}. "
-                "Put the results folder where all of them can read it."
-            )
-
-
 @contextmanager
 def all_alive() -> Iterator[None]:
     """Turns the failure of a collective operation into one line: another process of the run is gone.
 
-    Raises FljaxError in its place. A process that hangs is noticed by its missing heartbeat; JAX then ends all others.
+    Raises FljaxError in its place. A process that hangs does not fail: see ``sim/waiting.py``.
     """
     try:
         yield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
+
+from fljax.sim.waiting import leave
 
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -28,18 +31,19 @@ class Check(Protocol):
 
 
 @contextmanager
-def stop_requests(quiet: bool = False, agree: Callable[[int], int] = int) -> Iterator[Check]:
+def stop_requests(quiet: bool = False, agree: Callable[[int], int] = int, several: bool = False) -> Iterator[Check]:
     """Catches Ctrl-C and SIGTERM while it lasts.
 
     Yields:
       ``check(done, first)``, to be called between two calls: if one of the two was asked for, calls ``first()``, which
       may write a checkpoint, and raises Interrupted("stopped by Ctrl-C " + done); otherwise it does nothing.
 
-    A second Ctrl-C stops at once. Outside of the main thread, which signals do not reach, nothing is caught.
+    A second one stops at once. Outside of the main thread, which signals do not reach, nothing is caught.
 
     Args:
       quiet: do not say on stderr that the request was heard.
       agree: from the signal that came here (0: none) to the one that several processes obey together.
+      several: this is one of several processes: a second signal ends it even where it waits for the others.
     """
     asked: list[int] = []
 
@@ -60,7 +64,37 @@ def stop_requests(quiet: bool = False, agree: Callable[[int], int] = int) -> Ite
         return
     before = {number: signal.signal(number, remember) for number in NAMES}
     try:
-        yield check
+        with left_at_second() if several else nullcontext():
+            yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def left_at_second() -> Iterator[None]:
+    """Ends this process at the second Ctrl-C or SIGTERM while it lasts, with 130 or 143.
+
+    Handlers of Python run in the main thread, which may wait in the runtime for another process, and not come back. The
+    number of a signal is written to a pipe at once, where a thread reads it.
+    """
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+
+    def listen() -> None:
+        asked = 0
+        while number := os.read(heard, 1):
+            asked += number[0] in NAMES
+            if asked == 2:
+                print(f"fljax: stopped by {NAMES[number[0]]} at once.", file=sys.stderr, flush=True)
+                leave(128 + number[0])
+
+    before, listener = signal.set_wakeup_fd(tell), threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(tell)
+        listener.join()
+        os.close(heard)

@@ -21,7 +21,8 @@ from fljax.core.check import FljaxError
 from fljax.core.types import Hparams, Key, Params
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
-from fljax.sim import checkpoint, hosts
+from fljax.sim import checkpoint, hosts, waiting
+from fljax.sim.alike import alike, found_data
 from fljax.sim.build import Program, build, privacy_ledger, resolve
 from fljax.sim.defence import detection
 from fljax.sim.devices import make_clock, totals
@@ -177,13 +178,18 @@ def run(
     if experiment.sweep is not None:
         raise FljaxError(f"{experiment.name} holds a sweep. Run it with `fljax sweep {experiment.name}`.")
     hosts.join()
-    check_trackers(track, out)
-    quiet = quiet or not hosts.is_first()
+    quiet, path = quiet or not hosts.is_first(), None if out is None else out / CHECKPOINT
+
+    def start() -> Begun:
+        waiting.begins(path)
+        check_trackers(track, out)
+        return begin(experiment, path, resume)
+
     with hosts.clean_stdout():
-        begun = begin(experiment, None if out is None else out / CHECKPOINT, resume)
+        begun = alike(experiment, start, _found)
     if out is not None:
         _make_folder(out)
-    with hosts.clean_stdout(), stop_requests(quiet, hosts.largest) as check:
+    with hosts.clean_stdout(), stop_requests(quiet, hosts.largest, hosts.several()) as check:
         host = make_host(experiment, begun.program, begun.key, begun.numbers)
         begun, executable, inputs, compiled = compile_fitting(experiment, begun, quiet, host)
         check(f"before round {begun.running.done + 1} of {begun.rounds}")
@@ -193,6 +199,7 @@ def run(
             seconds = experiment.perf.seconds_per_call
             with hosts.all_alive():
                 pace: dict[str, Any] = {"seconds": seconds, "agree": hosts.smallest, "room": host.room}
+                pace["around"] = waiting.calling
                 done, times = drive(executable, begun.running, *inputs, **pace, after_call=after_call)
     program, ledger, numbers = begun.program, begun.ledger, begun.numbers
     timing = Timing(compiled.seconds, steady(times), sum(seconds for _, seconds in times))
@@ -239,8 +246,13 @@ def begin(experiment: Experiment, path: Path | None, resume: bool) -> Begun:
     if resume and path is not None and path.exists():
         running = checkpoint.restore(path, state, {"fingerprint": header["fingerprint"]})
         ledger.check(checkpoint.read_header(path).get("ledger"), running.done, str(path))
-    hosts.check_same(experiment.fingerprint(), running.done)
     return Begun(program, numbers, key, statement, ledger, rounds, running, path, header, choice)
+
+
+def _found(begun: Begun) -> dict[str, Any]:
+    """What a process found before its first call, and others have to have found as well."""
+    waiting.reached(begun.running.done)
+    return found_data(begun.program.dataset) | {"rounds done": begun.running.done, CHUNK: begun.choice.chunk}
 
 
 def _chosen_before(experiment: Experiment, path: Path | None) -> Choice | None:
@@ -346,6 +358,7 @@ def _between_calls(begun: Begun, bar: Progress, tell: Tell, check: Check) -> Cal
 
     def after_call(running: Running) -> None:
         nonlocal told
+        waiting.reached(running.done)
         if running.done == begun.rounds or time.monotonic() - saved[1] >= KEEP_EVERY_S:
             keep(running)
         bar.update(running.done, _news(running, ledger), running.history)

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM: heard while a call runs, obeyed between two calls, and never half way through a checkpoint."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -31,6 +33,40 @@ def test_a_second_request_stops_at_once(capsys):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
     assert capsys.readouterr().err == ""
+
+
+NEVER_BACK = """
+import ctypes
+from fljax.sim.interrupt import stop_requests
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+library.pthread_mutex_lock(mutex)
+with stop_requests(several=True):
+    print("ready", flush=True)
+    library.pthread_mutex_lock(mutex)  # no signal ends it
+"""
+
+
+def test_a_second_request_ends_one_of_several_processes_that_waits_for_another():
+    """The main thread is inside of the runtime, where no handler of Python runs."""
+    words = [sys.executable, "-c", NEVER_BACK]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)  # the first one waits for the call
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 128 + signal.SIGTERM
+            assert process.stderr.read() == "fljax: stopped by SIGTERM at once.\n"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_listens_to_signals_is_put_back(several):
+    with stop_requests(several=several):
+        assert (signal.set_wakeup_fd(-1) == -1) != several
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_outside_of_the_main_thread_nothing_is_caught():
