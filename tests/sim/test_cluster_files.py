@@ -1,6 +1,7 @@
 """The files of experiments/cluster for one simulation over several processes, run for real where that can be done."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fljax.sim import hosts
 from fljax.sweep.store import open_results
 
 CLUSTER = Path(__file__).parents[2] / "experiments/cluster"
@@ -83,25 +85,38 @@ def test_a_simulation_of_two_slurm_tasks_is_stopped_requeued_and_goes_on(place):
     same(place / "out", alone(place, ROUNDS))
 
 
+NAMED = """
+import os, socket, sys
+socket.getfqdn = lambda name="": os.environ["POD"]
+from fljax.cli import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
-def test_the_pods_of_a_simulation_find_each_other(place):
-    """What two pods would do, with the names of this machine in place of the service's."""
+def test_the_pods_of_a_simulation_find_each_other(place, monkeypatch):
+    """What two pods would do, by their names and numbers alone; the name of the first leads to this machine."""
     yaml = pytest.importorskip("yaml")
     service, job = yaml.safe_load_all((CLUSTER / "kubernetes_simulation.yaml").read_text())
     pod, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
     (container,) = pod["containers"]
     env = {entry["name"]: entry["value"] for entry in container["env"]}
-    coordinator, _, port = env["JAX_COORDINATOR_ADDRESS"].partition(":")
-    assert coordinator == f"{name}-0.{service['metadata']['name']}" and pod["subdomain"] == service["metadata"]["name"]
-    assert service["spec"]["selector"] == {"job-name": name} and port.isdigit()
+    assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": name} and job["spec"]["completionMode"] == "Indexed"
     assert {job["spec"]["completions"], job["spec"]["parallelism"]} == {int(env["JAX_NUM_PROCESSES"])}
+    names = [f"{name}-{i}.{pod['subdomain']}.default.svc.cluster.local" for i in range(2)]
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    monkeypatch.setattr(socket, "getfqdn", lambda: names[1])
+    assert hosts.pod() == {"coordinator_address": f"{names[0]}:{hosts.PORT}", "process_id": 1}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free.getsockname()[1]}"
+        env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free.getsockname()[1]}"  # in place of the cluster's DNS
     env |= {"JAX_NUM_PROCESSES": "2", "OUT": str(place / "out"), "FLJAX_CACHE": os.environ["FLJAX_CACHE"]}
-    words = [*container["command"], container["args"][0].rstrip() + " --rounds 50"]
-    there = os.environ | env | {"PATH": f"{place}/bin:{os.environ['PATH']}"}
-    pods = [subprocess.Popen(words, env=there | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(2)]
+    given = [re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], word) for word in container["args"]]
+    assert container["command"] == ["fljax", "run"]
+    words = [sys.executable, "-c", NAMED, "run", *given, "--rounds", "50"]
+    there = [os.environ | env | {"POD": names[i], "JOB_COMPLETION_INDEX": str(i)} for i in range(2)]
+    pods = [subprocess.Popen(words, env=one) for one in there]
     try:
         assert [p.wait(timeout=TIMEOUT_S) for p in pods] == [0, 0]
     finally:
