@@ -11,14 +11,19 @@ than the same arithmetic as a matrix product; inside ``lax.scan`` even a single 
 
 Both are sums and products of slices: their derivatives, reverse and forward, are of the same kind, and an input or
 output channel whose weights are all zero stays exactly zero.
+
+Memory: what is laid out is bounded by ``MOST`` for each convolution of one client (a batch of clients, an axis that
+nobody sees from here, multiplies it). Where a batch of images would need more, and more than its outputs, the images
+are computed in blocks, and the backward pass lays each block out again; the least block is one image. Accelerators lay
+out anew in every backward pass, so that inputs and kernel are all that is kept there.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,12 +33,19 @@ from jax import lax
 from fljax.core.check import FljaxError
 from fljax.core.types import Array
 from fljax.models.filtering import MOST_PRODUCTS, minimal_filter
+from fljax.models.windows import Padding, pad, patches
 
-Padding = str | Sequence[tuple[int, int]]
 Tile = tuple[int, ...]
 """Neighbouring outputs that are computed together, per spatial axis; 1 means patches along that axis."""
 LEAST_CHANNELS = 16
 """Inputs and outputs from which on tiles are worth their layout."""
+MIB = 2**20
+MOST = {"cpu": (24 * MIB, 2 * MIB), "accelerator": (64 * MIB, 64 * MIB)}
+"""Bytes that one convolution of one client may lay out at once, and those of a block where it would lay out more.
+
+On a CPU the first is more than any layer here needs for ten images, and the second leaves a block in the caches: large
+batches are then faster in blocks. Those of accelerators have not been measured.
+"""
 _FORCED: ContextVar[Tile | None] = ContextVar("tile", default=None)
 
 
@@ -83,12 +95,12 @@ def conv_matmul(
     _refuse_unsupported(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count, batch_group_count, out_sharding)
     window = rhs.shape[:-2]
     dilation = tuple(rhs_dilation) if rhs_dilation is not None else (1,) * len(window)
-    lhs = _pad(lhs, window, window_strides, padding, dilation)
+    lhs = pad(lhs, window, window_strides, padding, dilation)
     strides = tuple(map(int, window_strides))
     forced = _FORCED.get()
     tile = tile_of(lhs, rhs, strides, dilation) if forced is None else _fitted(forced, rhs, strides, dilation)
     product = _Product(strides, dilation, {"precision": precision, "preferred_element_type": preferred_element_type})
-    return _by_tiles(product, lhs, rhs, tile)
+    return _bounded(product, lhs, rhs, tile)
 
 
 def tile_of(lhs: Array, rhs: Array, strides: Sequence[int], dilation: Sequence[int]) -> Tile:
@@ -105,11 +117,11 @@ def tile_of(lhs: Array, rhs: Array, strides: Sequence[int], dilation: Sequence[i
 
     Source: ``python -m benchmarks.convolutions``; its table is in docs/performance.md.
     """
-    patches = (1,) * len(strides)
+    by_patches = (1,) * len(strides)
     precise = rhs.dtype in (jnp.float32, jnp.float64) and lhs.dtype == rhs.dtype
-    measured = jax.default_backend() == "cpu" and len(patches) == 2 and min(rhs.shape[-2:]) >= LEAST_CHANNELS
+    measured = jax.default_backend() == "cpu" and len(strides) == 2 and min(rhs.shape[-2:]) >= LEAST_CHANNELS
     if not (precise and measured and _filterable(strides, dilation)):
-        return patches
+        return by_patches
     taps, length = rhs.shape[0], lhs.shape[1] - rhs.shape[0] + 1
     fitting = [m for m in (1, 2, 4) if m + taps - 1 <= MOST_PRODUCTS] or [1]
     return (min(fitting, key=lambda m: -(-length // m) * (m + taps - 1)), 1)
@@ -174,6 +186,46 @@ def _by_tiles(product: _Product, lhs: Array, rhs: Array, tile: Tile, axis: int =
     return lax.slice_in_dim(joined, 0, length, axis=axis + 1)
 
 
+def _bounded(product: _Product, lhs: Array, rhs: Array, tile: Tile) -> Array:
+    """The outputs, without more laid out at once, or kept for the backward pass, than ``MOST`` says."""
+    on_cpu, images = jax.default_backend() == "cpu", lhs.shape[0]
+    most, block = MOST["cpu" if on_cpu else "accelerator"]
+    laid, outputs = _sizes(product, lhs, rhs, tile)
+    if laid > max(most, outputs) and images > 1:
+        together = max(1, images * block // laid)
+        even = (n for n in range(together, together // 2, -1) if images % n == 0)
+        return _by_blocks(product, lhs, rhs, tile, next(even, together))
+    convolve = partial(_by_tiles, product, tile=tile)
+    return convolve(lhs, rhs) if on_cpu or not laid else jax.checkpoint(convolve)(lhs, rhs)
+
+
+def _sizes(product: _Product, lhs: Array, rhs: Array, tile: Tile) -> tuple[int, int]:
+    """Bytes that are laid out before the products (none for a window of one place), and those of the outputs."""
+    laid, places = (lhs.shape[-1] if max(rhs.shape[:-2]) > 1 else 0), 1
+    axes = zip(lhs.shape[1:-1], rhs.shape, product.strides, product.dilation, tile, strict=False)
+    for length, window, stride, dilation, together in axes:
+        outputs = (length - (window - 1) * dilation - 1) // stride + 1
+        places *= outputs
+        laid *= -(-outputs // together) * (together + window - 1)
+    each = lhs.shape[0] * lhs.dtype.itemsize
+    return each * laid, each * places * rhs.shape[-1]
+
+
+def _by_blocks(product: _Product, lhs: Array, rhs: Array, tile: Tile, together: int) -> Array:
+    """The outputs of so many images after those of so many others; the backward pass lays them out again."""
+    # The gradient of a kernel in half precision is added up over the blocks in single precision.
+    wide = rhs.astype(jnp.promote_types(rhs.dtype, jnp.float32))
+
+    def one(block: Array) -> Array:
+        return _by_tiles(product, block, wide.astype(rhs.dtype), tile)
+
+    # Forward and backward are loops of their own: XLA has nothing to merge, and no barrier is needed.
+    whole = lhs.shape[0] // together * together
+    out = lax.map(jax.checkpoint(one, prevent_cse=False), lhs[:whole].reshape(-1, together, *lhs.shape[1:]))
+    out = out.reshape(whole, *out.shape[2:])
+    return out if whole == lhs.shape[0] else jnp.concatenate([out, one(lhs[whole:])])
+
+
 def _combine(factors: Sequence[float], arrays: Sequence[Array]) -> Array:
     """The sum of arrays times factors, without those times zero."""
     terms = [a if f == 1 else -a if f == -1 else f * a for f, a in zip(factors, arrays, strict=True) if f != 0]
@@ -187,11 +239,11 @@ def _extend(array: Array, axis: int, by: int) -> Array:
 
 def _by_patches(product: _Product, lhs: Array, rhs: Array) -> Array:
     """What the kernel sees at each place, concatenated on the channels, times the kernel as one matrix."""
-    patches = _patches(lhs, rhs.shape[:-2], product.strides, product.dilation)
+    seen = patches(lhs, rhs.shape[:-2], product.strides, product.dilation)
     # Two-dimensional operands: XLA's CPU matrix product is faster on them than on [B, H, W, c] x [c, o].
-    rows = patches.reshape(-1, patches.shape[-1])
+    rows = seen.reshape(-1, seen.shape[-1])
     out = jnp.matmul(rows, rhs.reshape(-1, rhs.shape[-1]), **product.options)
-    return out.reshape(*patches.shape[:-1], rhs.shape[-1])
+    return out.reshape(*seen.shape[:-1], rhs.shape[-1])
 
 
 def _refuse_unsupported(
@@ -221,59 +273,3 @@ def _refuse_unsupported(
                 f"Expected dimension_numbers={dimension_numbers!r} to mean channels last "
                 "(NHWC, HWIO, NHWC) in conv_matmul. Transpose the input and the kernel."
             )
-
-
-def _pad(lhs: Array, window: Sequence[int], strides: Sequence[int], padding: Padding, dilation: Sequence[int]) -> Array:
-    """lhs with its spatial axes padded by zeros (negative explicit padding crops)."""
-    reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    spatial = lhs.shape[1:-1]
-    pads = lax.padtype_to_pads(spatial, reach, strides, padding) if isinstance(padding, str) else list(padding)
-    padded = [n + low + high for n, (low, high) in zip(spatial, pads, strict=True)]
-    if any(n < r for n, r in zip(padded, reach, strict=True)):
-        raise FljaxError(
-            f"Expected the window {tuple(reach)} to fit into the padded input {tuple(padded)}. "
-            "Use SAME padding, a smaller kernel or a larger input."
-        )
-    if all(pad == (0, 0) for pad in map(tuple, pads)):
-        return lhs
-    return lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-
-
-def _patches(lhs: Array, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Array:
-    """``[B, *spatial_out, prod(window) * c]``: what the kernel sees at each place, channel fastest as in it."""
-    taps = _taps(lhs, window, strides, dilation)
-    return jnp.concatenate(taps, axis=-1) if len(taps) > 1 else taps[0]
-
-
-def _taps(lhs: Array, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> list[Array]:
-    """Per element of the window ``[B, *spatial_out, c]``: what it sees at each place, in the window's C order."""
-    spatial = lhs.shape[1:-1]
-    reach = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
-    taps = []
-    for tap in itertools.product(*map(range, window)):
-        start = [t * d for t, d in zip(tap, dilation, strict=True)]
-        stop = [n - r + s for n, r, s in zip(spatial, reach, start, strict=True)]
-        taps.append(lax.slice(lhs, (0, *start, 0), (lhs.shape[0], *stop, lhs.shape[-1]), (1, *map(int, strides), 1)))
-    return taps
-
-
-def depthwise_taps(lhs: Array, rhs: Array, window_strides: Sequence[int], padding: Padding) -> Array:
-    """A depthwise convolution, each channel with a window of its own, as shifted slices times weights, added up.
-
-    ``out[b, p, c] = sum_t lhs[b, stride * p + t - pad, c] * rhs[t, 0, c]``
-
-    Args:
-      lhs: inputs ``[B, *spatial, c]``.
-      rhs: kernel ``[*window, 1, c]``.
-      window_strides, padding: as in conv_matmul.
-
-    Returns:
-      ``[B, *spatial_out, c]``; equal to ``lax.conv_general_dilated`` with ``feature_group_count=c``.
-
-    Raises:
-      FljaxError: for a window that does not fit.
-    """
-    window, ones = rhs.shape[:-2], (1,) * (rhs.ndim - 2)
-    taps = _taps(_pad(lhs, window, window_strides, padding, ones), window, window_strides, ones)
-    weights = rhs.reshape(len(taps), *ones, 1, rhs.shape[-1])
-    return sum(tap * weight for tap, weight in zip(taps[1:], weights[1:], strict=True)) + taps[0] * weights[0]

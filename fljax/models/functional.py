@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from fljax.core.types import Array
-from fljax.models.convolution import conv_matmul, depthwise_taps
+from fljax.models.convolution import conv_matmul
 from fljax.models.product import dense_product
+from fljax.models.windows import depthwise_taps
 
 Weights = dict[str, Array]
 """The parameters of one layer by name."""

@@ -9,7 +9,7 @@ from jax import lax
 
 from fljax.core.check import FljaxError
 from fljax.models import functional
-from fljax.models.convolution import depthwise_taps
+from fljax.models.windows import depthwise_taps
 
 RNG = np.random.default_rng(0)
 

@@ -1,5 +1,7 @@
 """The matrix form of the convolution against XLA's, and the pool against its definition."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from flax import linen, nnx
 from jax import lax
 
 from fljax.core.check import FljaxError
-from fljax.models.convolution import conv_matmul, convolutions_by, tile_of
+from fljax.models import convolution
+from fljax.models.convolution import MOST, conv_matmul, convolutions_by, tile_of
 from fljax.models.layers import flatten, max_pool_2x2
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -144,6 +147,96 @@ def test_conv_matmul_under_vmap_over_weights_equals_a_loop_and_holds_no_convolut
         close(ours, theirs)
     program = str(jax.make_jaxpr(vmapped)(kernels, x))
     assert "conv_general_dilated" not in program and "scatter" not in program
+
+
+LARGE = {  # images, kernel, stride: more than 24 MiB of patches or tiles
+    "few channels": ((96, 48, 48, 6), (3, 3, 6, 6), 1),
+    "strided": ((96, 64, 64, 6), (5, 5, 6, 6), 2),
+    "tiles": ((48, 48, 48, 16), (3, 3, 16, 16), 1),
+}
+
+
+def bytes_of_gradient(shape, window, stride):
+    """Temporary memory of a convolution with its gradients, relative to its inputs."""
+
+    def loss(kernel, x):
+        return jnp.square(conv_matmul(x, kernel, (stride, stride), "SAME")).sum()
+
+    kernel, x = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (window, shape))
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(kernel, x).compile()
+    return program.memory_analysis().temp_size_in_bytes / (4 * x.size)
+
+
+@pytest.mark.parametrize("case", ["few channels", "strided", pytest.param("tiles", marks=pytest.mark.slow)])
+def test_the_memory_of_patches_and_tiles_is_bounded(case, monkeypatch):
+    bounded = bytes_of_gradient(*LARGE[case])
+    monkeypatch.setitem(MOST, "cpu", (2**60, 2**60))
+    assert bounded < 5.5 and bytes_of_gradient(*LARGE[case]) > 2 * bounded
+
+
+@pytest.mark.parametrize("case", ["same_strided", "tiles"])
+def test_blocks_of_images_and_all_derivatives_equal_xla(case, monkeypatch):
+    """Blocks of two images: four and a rest of one; and a batch of three clients."""
+    options = CASES.get(case, {"window_strides": (1, 1), "padding": "SAME"})
+    x, kernel, dx, dk = arrays((3, 9, 7, 6, 3), (3, 3, 3, 3, 2), (3, 9, 7, 6, 3), (3, 3, 3, 3, 2))
+
+    def outcome(conv):
+        def one(x, kernel, dx, dk):
+            function = partial(conv, dimension_numbers=NHWC, **options)
+            out, back = jax.vjp(function, x, kernel)
+            forward = jax.jvp(function, (x, kernel), (dx, dk))[1]
+            return out, forward, *back(jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+        return one
+
+    monkeypatch.setattr(convolution, "_sizes", lambda *_: (9, 0))  # a byte an image
+    monkeypatch.setitem(MOST, "cpu", (0, 2))
+    with convolutions_by((2, 1) if case == "tiles" else (1, 1)):
+        ours = outcome(conv_matmul)
+        assert str(jax.make_jaxpr(ours)(x[0], kernel[0], dx[0], dk[0])).count("scan[") >= 2
+        found = jax.jit(jax.vmap(ours))(x, kernel, dx, dk)
+    clients = (x, kernel, dx, dk)
+    expected = jax.jit(lambda *c: lax.map(lambda c: outcome(lax.conv_general_dilated)(*c), c))(*clients)
+    for a, b in zip(found, expected, strict=True):
+        close(a, b)
+
+
+def test_gradients_in_half_precision_are_added_up_in_single_precision(monkeypatch):
+    """512 blocks of one image: a sum of ones in bfloat16 would stay at 256."""
+    monkeypatch.setitem(MOST, "cpu", (0, 1))
+    x, kernel = jnp.ones((512, 2, 2, 1), jnp.bfloat16), jnp.ones((2, 2, 1, 1), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda k: conv_matmul(x, k, (1, 1), "VALID").astype(jnp.float32).sum()))(kernel)
+    assert gradient.dtype == jnp.bfloat16 and (gradient == 512).all()
+
+
+def program_of(images, size, window, stride=1):
+    x, kernel = jnp.zeros((images, size, size, window[-2])), jnp.zeros(window)
+    return str(jax.make_jaxpr(lambda x, k: conv_matmul(x, k, (stride, stride), "SAME"))(x, kernel))
+
+
+def test_only_large_batches_are_computed_in_blocks():
+    """Ten images of any layer here are not, by patches either; nor is what lays out less than its outputs."""
+    for size, window, stride in ((32, (3, 3, 64, 64), 1), (14, (5, 5, 32, 64), 1), (32, (3, 3, 64, 128), 2)):
+        with convolutions_by((1, 1)):
+            assert "scan" not in program_of(10, size, window, stride)
+        assert "scan" not in program_of(10, size, window, stride)
+        assert "scan" in program_of(100, size, window, stride)
+    assert "scan" not in program_of(2000, 28, (3, 3, 1, 32))
+    assert "scan" not in program_of(2000, 28, (1, 1, 16, 16))
+    assert "scan" not in program_of(1, 500, (3, 3, 16, 16))
+
+
+def test_accelerators_keep_no_patches(monkeypatch):
+    x, kernel = arrays((4, 9, 9, 3), (3, 3, 3, 4))
+
+    def most():
+        """Values of the largest array that the backward pass asks for."""
+        kept = jax.eval_shape(lambda *a: jax.vjp(lambda x, k: conv_matmul(x, k, (1, 1), "SAME"), *a)[1], x, kernel)
+        return max(leaf.size for leaf in jax.tree.leaves(kept))
+
+    assert most() == 9 * x.size
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert most() == 4 * 11 * 11 * 3  # the padded inputs
 
 
 def test_conv_matmul_in_one_dimension():
