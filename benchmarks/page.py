@@ -55,6 +55,7 @@ SOURCES = {
     "scaling": "scaling",
     "memory": "memory",
     "convolutions": "convolutions",
+    "layers": "layers",
     "dense": "dense",
     "widths": "widths",
     "streaming": "streaming",

@@ -19,6 +19,11 @@ def seconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value < 0.1 else f"{value:.3g} s"
 
 
+def short(value: float) -> str:
+    """Seconds below a second with three digits, as milli- or microseconds."""
+    return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
+
+
 def percent(value: float) -> str:
     """A share in per cent."""
     return f"{100 * value:.3g} %"
@@ -274,6 +279,33 @@ def convolutions(files: Files) -> str:
     return grid(["layer, 10 images", "patches", *ways, "chosen"], rows)
 
 
+def layers(files: Files) -> str:
+    """Pools, norms and embeddings by clients at a time: ours, and other ways relative to it."""
+    if "layers" not in files:
+        return ""
+    entries, rows = files["layers"]["layers"], []
+    for entry in entries:
+        clients = entry["clients"]
+        for way in list(next(iter(clients.values())))[1:]:
+            cells = [f"{short(s['ours'])}, {s[way] / s['ours']:.2f}" for s in clients.values()]
+            rows.append([entry["layer"], way, *cells])
+    head = [f"{n} client{'s' * (n != '1')} at a time" for n in entries[0]["clients"]]
+    return grid(["layer", "other way", *head], rows)
+
+
+def large_batches(files: Files) -> str:
+    """Convolutions of large batches, of all images at once and in blocks."""
+    if "layers" not in files:
+        return ""
+    rows = []
+    for entry in files["layers"]["large"]:
+        s, ways = entry["shape"], [entry["at once"], entry["in blocks"]]
+        layer = f"{s['name']}: {s['size']}x{s['size']}x{s['inputs']} -> {s['outputs']}"
+        cells = [cell for w in ways for cell in (seconds(w["seconds"]), f"{w['temporary_bytes'] / 1e6:.0f} MB")]
+        rows.append([layer, f"{s['batch']:,}", *cells])
+    return grid(["layer", "images", "at once", "temporary", "in blocks", "temporary"], rows)
+
+
 def dense(files: Files) -> str:
     """Rounds with weight gradients as outer products relative to products, by model, batch and clients at a time."""
     if "dense" not in files:
@@ -366,6 +398,8 @@ TABLES: dict[str, Callable[[Files], str]] = {
     "tried_tiny_mlp": lambda files: tried(files, "vs_tiny_mlp"),
     "convolutions": convolutions,
     "errors": errors,
+    "layers": layers,
+    "large_batches": large_batches,
     "dense": dense,
     "widths": widths,
     "chunks": chunks,

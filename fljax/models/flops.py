@@ -20,8 +20,8 @@ def model_flops(
     """Floating-point operations of one forward pass for one example, in evaluation.
 
     A product of [m, k] and [k, n] counts as ``2 m k n``, and a convolution as the product of its patches, whichever
-    way it is computed here. What works element by element (activations, normalisation, depthwise windows) is left out,
-    as is usual. A training step costs about three times as much.
+    way it is computed here; a look-up in a table counts nothing. What works element by element (activations,
+    normalisation, depthwise windows) is left out, as is usual. A training step costs about three times as much.
 
     Args:
       model: with ``shapes``, ``apply`` and ``groups``.
@@ -51,6 +51,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 def _of(equation: Any) -> int:
     kind, params = equation.primitive.name, equation.params
+    if params.get("name") == "one_hot_rows":
+        return 0
     if kind == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)

@@ -54,6 +54,32 @@ def test_ways_of_a_convolution_agree_and_are_all_timed():
     assert all(error(conv, TINY[0]) < 2e-6 for conv in ways(TINY[0]).values())
 
 
+def test_layers_and_large_batches(monkeypatch, capsys):
+    result = run(monkeypatch, capsys, "layers", "--tiny", "--together", "1", "2", "--steps", "2", "--calls", "1")
+    check_origin(result)
+    assert [set(row["clients"]["2"]) - {"ours"} for row in result["layers"]] == [
+        {"window reduction"},
+        {"flax", "grouped axes"},
+        {"one-hot product"},
+    ]
+    assert min(s for row in result["layers"] for ways in row["clients"].values() for s in ways.values()) > 0
+    (large,) = result["large"]
+    assert large["in blocks"]["temporary_bytes"] < large["at once"]["temporary_bytes"] / 2
+
+
+def test_other_ways_of_a_layer_agree():
+    import jax
+    import numpy as np
+
+    from benchmarks.layers import TINY, drawn, loop
+
+    for layer in TINY[0]:
+        results = [jax.jit(loop(way, 2, 2))(*drawn(layer, 2, 2)) for way in layer.ways.values()]
+        for other in results[1:]:
+            for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_ways_of_a_dense_layer_are_timed(monkeypatch, capsys):
     flags = ["--models", "784-10", "--rows", "2", "--together", "2", "--calls", "1"]
     result = run(monkeypatch, capsys, "dense", *flags)
