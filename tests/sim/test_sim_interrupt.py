@@ -57,7 +57,8 @@ def test_a_second_request_ends_one_of_several_processes_that_waits_for_another()
                 process.wait(timeout=0.5)  # the first one waits for the call
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 128 + signal.SIGTERM
-            assert process.stderr.read() == "fljax: stopped by SIGTERM at once.\n"
+            told = process.stderr.read()  # behind what the handler said, if the first came before the lock
+            assert told.endswith("fljax: stopped by SIGTERM at once.\n")
         finally:
             process.kill()
 
