@@ -219,18 +219,23 @@ def packed(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> FederatedData:
 
 
 def on_device(values: np.ndarray) -> Array:
-    """The array on the device: floats as float32, integers and booleans as int32.
+    """The array on the device, as ``narrow`` makes it."""
+    return jnp.asarray(narrow(values))
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """The array as devices hold it: floats as float32, integers and booleans as int32.
 
     Errors: any other type (text, objects); an integer that int32 cannot hold.
     """
     values = np.asarray(values)
     if values.dtype.kind == "f":
-        return jnp.asarray(values, jnp.float32)
+        return values.astype(np.float32, copy=False)
     if values.dtype.kind not in "biu":
         raise FljaxError(f"Expected numbers, found an array of type {values.dtype}. Convert it to float32 or int32.")
     if values.dtype.itemsize >= 4 and values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
         raise FljaxError(f"Expected integers that fit int32, found {values.min()} .. {values.max()}.")
-    return jnp.asarray(values.astype(np.int32))
+    return values.astype(np.int32, copy=False)
 
 
 class Examples(NamedTuple):

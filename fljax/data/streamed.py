@@ -8,7 +8,10 @@ round; so the host gathers the examples of the next compiled call while the devi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ import numpy as np
 from fljax.core.check import FljaxError
 from fljax.core.types import Array
 from fljax.data.base import as_floats
-from fljax.data.federated import Shard, on_device, sizes_of
+from fljax.data.federated import Shard, narrow, on_device, sizes_of
 from fljax.data.partition import Partition
 
 
@@ -63,6 +66,15 @@ class Window:
         return sizes_of(self.offsets, client_ids)
 
 
+Make = Callable[[tuple[int, ...], Callable[[tuple[slice, ...]], np.ndarray]], Array]
+"""(shape, (slices of it) -> values) -> array: where the values are wanted, whole or in parts."""
+
+
+def in_one(shape: tuple[int, ...], values: Callable[[tuple[slice, ...]], np.ndarray]) -> Array:
+    """The whole array on the device."""
+    return jnp.asarray(values((slice(None),) * len(shape)))
+
+
 @dataclass(frozen=True)
 class StreamedData:
     """The data of N clients on the host, in memory or in memory-mapped files.
@@ -87,7 +99,8 @@ class StreamedData:
         """
         if split.population < 1 or len(split.order) >= 2**31:
             raise FljaxError(f"Expected 1 to 2^31 examples of at least one client, found {len(split.order)}.")
-        return StreamedData(x, np.asarray(y)[split.order], np.asarray(split.order), np.asarray(split.offsets))
+        labels = narrow(np.asarray(y)[split.order])
+        return StreamedData(x, labels, np.asarray(split.order), np.asarray(split.offsets))
 
     @property
     def population(self) -> int:
@@ -128,27 +141,41 @@ class StreamedData:
         """What the inputs of a window of so many rounds need, for cohorts of so many clients."""
         return 4 * rounds * self.rows(cohort) * math.prod(self.examples.shape[1:])
 
-    def window(self, first: int, ids: np.ndarray) -> Window:
+    def window(self, first: int, ids: np.ndarray, make: Make = in_one, shares: int = 1) -> Window:
         """Gathers the examples of R cohorts and sends them to the device.
 
         Args:
           first: the first of R rounds. ids: [R, C] clients of each round, N for an empty slot.
+          make: puts examples and labels where they belong; what it does not ask for here is not read.
+          shares: W is a multiple of it, so that the rows of a round can be divided.
 
         Returns:
-          The Window; its shapes depend on R and C alone, so that nothing is compiled anew.
+          The Window; its shapes depend on R, C and shares alone, so that nothing is compiled anew.
         """
         ids = np.sort(np.minimum(np.asarray(ids, np.int64), self.population), axis=1)
-        width, sizes = self.rows(ids.shape[1]), np.append(self.sizes, 0)[ids]
+        width, sizes = -(-self.rows(ids.shape[1]) // shares) * shares, np.append(self.sizes, 0)[ids]
         starts = np.concatenate([np.zeros((len(ids), 1), np.int64), np.cumsum(sizes, axis=1)[:, :-1]], axis=1)
-        x = np.zeros((len(ids), width, *self.examples.shape[1:]), self.x.dtype)
-        y = np.zeros((len(ids), width, *self.labels.shape[1:]), self.labels.dtype)
-        for r, (clients, count) in enumerate(zip(ids, sizes, strict=True)):
-            places = np.repeat(np.append(self.offsets[:-1], 0)[clients], count) + _within(count)
-            x[r, : len(places)] = as_floats(self.examples[self.order[places]])
-            y[r, : len(places)] = self.labels[places]
-        parts = [on_device(part) for part in (x, y, ids, starts, self.offsets)]
+        begins = np.append(self.offsets[:-1], 0)[ids]
+        places = [np.repeat(b, count) + _within(count) for b, count in zip(begins, sizes, strict=True)]
+
+        def block(like: Any, read: Callable[[np.ndarray], np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
+            """Some rows of some rounds; what is left over is zero."""
+            rows = [part[index[1]] for part in places[index[0]]]
+            wide = len(range(width)[index[1]])
+            out = np.zeros((len(rows), wide, *like.shape[1:]), like.dtype)
+            for r, chosen in enumerate(rows):
+                out[r, : len(chosen)] = read(chosen)
+            return out
+
+        def examples(chosen: np.ndarray) -> np.ndarray:
+            return as_floats(self.examples[self.order[chosen]])
+
+        shape = (len(ids), width)
+        x = make((*shape, *self.examples.shape[1:]), partial(block, self.x, examples))
+        y = make((*shape, *self.labels.shape[1:]), partial(block, self.labels, lambda chosen: self.labels[chosen]))
+        parts = [on_device(part) for part in (ids, starts, self.offsets)]
         return Window(
-            jnp.int32(first), *parts, population=self.population, max_size=self.max_size, min_size=self.min_size
+            jnp.int32(first), x, y, *parts, population=self.population, max_size=self.max_size, min_size=self.min_size
         )
 
 

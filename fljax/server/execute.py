@@ -66,8 +66,8 @@ def auto_chunk(num_params: int, capacity: int, steps: np.ndarray | None = None, 
     ``waste(chunk) (1 + 8000 / (chunk (4000 + P)))``, a fifth more for batches of two to seven (measured:
     docs/performance.md). An accelerator takes as many clients as about 4 GiB of parameter copies allow; its time is
     that of the longest client in any case. What their activations need is not guessed here: it hangs on what the
-    compiler keeps and reuses. It says so of the compiled program, and ``core.memory.fit`` takes fewer clients where that
-    does not fit.
+    compiler keeps and reuses. It says so of the compiled program, and ``core.memory.fit`` takes fewer clients where
+    that does not fit.
 
     Args:
       num_params: P. capacity: C. steps: None, or [N] local steps of each client of the population.

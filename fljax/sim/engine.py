@@ -121,9 +121,9 @@ def compile_call(call: Callable, *args: Any) -> tuple[Callable, float]:
 
 
 def replicated(state: PyTree) -> Sharding | None:
-    """How results lie: like the state on every device where several processes hold it, else as the compiler likes."""
-    leaf = jax.tree.leaves(state)[0]
-    return None if leaf.is_fully_addressable else leaf.sharding
+    """How results lie: like the state on every device where all of several hold it, else as the compiler likes."""
+    lies = jax.tree.leaves(state)[0].sharding
+    return lies if len(lies.device_set) > 1 and lies.is_fully_replicated else None
 
 
 def drive(

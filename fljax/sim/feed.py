@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fljax.core import memory
 from fljax.core.keys import stream
 from fljax.core.types import Hparams, Key
-from fljax.data.streamed import StreamedData, Window
+from fljax.data.streamed import StreamedData, Window, in_one
 from fljax.server.sampler import Sampler
 from fljax.sim import hosts
 
@@ -38,7 +41,7 @@ def make_feed(
     hparams: Hparams,
     rounds: int,
     per_call: int,
-    spread: Callable[[Any], Any] = lambda data: data,
+    mesh: Mesh | None = None,
 ) -> Feed:
     """The feed of a run.
 
@@ -46,11 +49,12 @@ def make_feed(
       data: FederatedData, which stay on the device, or StreamedData.
       sampler, key, hparams: of the run; they tell the cohorts of all rounds in advance.
       rounds: T. per_call: the most rounds of a compiled call.
-      spread: puts data where the call wants them: on all devices of several processes.
+      mesh: of the devices that the clients are spread over. Resident data lie on each of them; of streamed data each
+        holds a share, which its process reads, and the program gathers those of a round.
     """
     if isinstance(data, StreamedData):
-        return _streamed(data, sampler, key, hparams, rounds, per_call, spread)
-    return resident(spread(data))
+        return _streamed(data, sampler, key, hparams, rounds, per_call, mesh)
+    return resident(hosts.everywhere(data, mesh))
 
 
 def resident(data: Any) -> Feed:
@@ -59,10 +63,11 @@ def resident(data: Any) -> Feed:
 
 
 def _streamed(
-    data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int, spread: Callable
+    data: StreamedData, sampler: Sampler, key: Key, hparams: Hparams, rounds: int, per_call: int, mesh: Mesh | None
 ) -> Feed:
     """Blocks of ``per_call`` rounds, two at a time: the one that the device reads, and the next, gathered meanwhile."""
-    _check_room(data, sampler.capacity, per_call)
+    make, shares = (in_one, 1) if mesh is None else (partial(hosts.in_shares, mesh=mesh), mesh.shape["clients"])
+    _check_room(data, sampler.capacity, per_call, shares)
     ready: dict[int, Window] = {}
 
     @jax.jit
@@ -73,7 +78,9 @@ def _streamed(
 
     def gather(block: int) -> Window:
         first = block * per_call
-        return spread(data.window(first, np.asarray(cohorts(first + np.arange(per_call)))))
+        window = data.window(first, np.asarray(cohorts(first + np.arange(per_call))), make, shares)
+        small = hosts.everywhere((window.first, window.ids, window.starts, window.offsets), mesh)
+        return replace(window, **dict(zip(("first", "ids", "starts", "offsets"), small, strict=True)))
 
     def now(begin: int) -> Window:
         block = begin // per_call
@@ -93,10 +100,11 @@ def _streamed(
     return Feed(now, lambda begin: per_call - begin % per_call, ahead)
 
 
-def _check_room(data: StreamedData, cohort: int, rounds: int) -> None:
-    """Raises FljaxError unless two blocks of rounds fit on the device; on a CPU there is a third on its way."""
-    limit, copies = hosts.least(memory.free()), 3 if jax.default_backend() == "cpu" else 2
-    each = copies * data.window_bytes(1, cohort)
+def _check_room(data: StreamedData, cohort: int, rounds: int, shares: int) -> None:
+    """Raises FljaxError unless the shares of two blocks fit on a device; on a CPU a third one is on its way, too."""
+    limit, on_cpu = hosts.least(memory.free()), jax.default_backend() == "cpu"
+    copies, shares = (3, jax.process_count()) if on_cpu else (2, shares)  # a CPU's devices share its memory
+    each = -(-copies * data.window_bytes(1, cohort) // shares)
     fits = rounds if limit is None else int(memory.SHARE * limit / each)
     remedy = f"Use perf.rounds_per_call={fits}." if fits else "Use a smaller cohort or data.examples_per_client."
     memory.check_room(f"{copies} copies of the streamed examples of {rounds} rounds", rounds * each, limit, remedy)

@@ -1,8 +1,9 @@
 """Several processes, one simulation: every process runs the same program, each on its own devices.
 
 JAX's runtime connects them (`jax.distributed`: gloo between CPUs, NCCL between GPUs). The clients of a round are spread
-over all devices of all processes; parameters, data and client states are replicated, so that a checkpoint of the first
-process is the whole run and fits any number of devices. Only the first process writes files and draws progress.
+over all devices of all processes; parameters, resident data and client states are replicated, so that a checkpoint of
+the first process is the whole run and fits any number of devices. Only the first process writes files and draws
+progress.
 """
 
 from __future__ import annotations
@@ -196,8 +197,8 @@ def all_alive() -> Iterator[None]:
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The tree replicated over a mesh that spans processes; unchanged where there is one process."""
-    if mesh is None or jax.process_count() == 1:
+    """The tree on every device of a mesh; unchanged where there is one device."""
+    if mesh is None:
         return tree
     whole = NamedSharding(mesh, PartitionSpec())
 
@@ -208,3 +209,15 @@ def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
         return jax.make_array_from_callback(here.shape, whole, lambda index: here[index])
 
     return jax.tree.map(put, tree)
+
+
+def in_shares(
+    shape: tuple[int, ...], values: Callable[[tuple[slice, ...]], np.ndarray], mesh: Mesh, axis: int = 1
+) -> Array:
+    """An array of which every device of a mesh holds a share, and every process asks for the shares of its own only.
+
+    Args:
+      shape: the mesh has to divide its axis. values: (slices) -> that part of the array.
+    """
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "clients"))
+    return jax.make_array_from_callback(shape, split, lambda part: values(part or (slice(None),) * len(shape)))

@@ -295,11 +295,12 @@ def compile_fitting(
     sums."""
     host, train = host or Host(), begun.program.dataset.train
     length = 1 if host.exchange is not None else min(experiment.perf.rounds_per_call, begun.rounds)
-    spread = partial(hosts.everywhere, mesh=client_mesh(experiment.perf.devices))
+    mesh = client_mesh(experiment.perf.devices)
+    spread = partial(hosts.everywhere, mesh=mesh)
     whole = (begun.running._replace(state=spread(begun.running.state)), spread(begun.key), spread(begun.numbers))
     begun = begun._replace(running=whole[0], key=whole[1], numbers=whole[2])
     schedule = spread(Schedule(jnp.int32(begun.rounds), jnp.int32(experiment.eval_every), jnp.int32(begun.rounds)))
-    feed = make_feed(train, begun.program.sampler, begun.key, begun.numbers, begun.rounds, length, spread)
+    feed = make_feed(train, begun.program.sampler, begun.key, begun.numbers, begun.rounds, length, mesh)
     inputs = (schedule, begun.key, feed, spread(held_data(begun.program.dataset)), begun.numbers)
     made: dict[int, Made] = {}
 

@@ -15,6 +15,8 @@ from fljax.data.partition import Partition
 from fljax.data.streamed import StreamedData
 from fljax.sim.build import build
 from fljax.sim.feed import make_feed
+from fljax.sim.hosts import in_shares
+from fljax.sim.mesh import client_mesh
 from fljax.sim.run import run
 from tests.sim import small_run
 
@@ -45,6 +47,26 @@ def test_a_window_holds_the_examples_of_its_cohorts_and_of_nobody_else(both):
                 np.testing.assert_array_equal(a, b if client in ids[r] else jnp.zeros_like(b))
 
 
+def test_devices_hold_shares_of_a_window_and_nobody_reads_what_he_does_not_hold(both):
+    mesh, asked = client_mesh(2), []
+
+    def make(shape, values):
+        def counted(part):
+            asked.append(part)
+            return values(part)
+
+        return in_shares(shape, counted, mesh)
+
+    streamed, ids = both[1], np.array([[4, 2], [1, 5], [0, 3]])  # the two largest clients have 5 + 3 examples
+    whole, shared = streamed.window(7, ids), streamed.window(7, ids, make, shares=2)
+    assert whole.x.shape == shared.x.shape == (3, 8, 2)
+    np.testing.assert_array_equal(whole.x, shared.x)
+    np.testing.assert_array_equal(whole.y, shared.y)
+    assert [part.data.shape for part in shared.x.addressable_shards] == [(3, 4, 2)] * 2
+    assert [part[1] for part in asked] == [slice(0, 4), slice(4, 8)] * 2
+    assert streamed.window(7, ids, shares=3).x.shape == (3, 9, 2)
+
+
 def test_sizes_and_labels_are_those_of_resident_data(both):
     whole, streamed = both
     for name in ("population", "max_size", "min_size"):
@@ -60,10 +82,11 @@ def test_bytes_are_pixels():
     np.testing.assert_array_equal(window.x[0], (x[SPLIT.order[3:8]] / np.float32(255)).astype(np.float32))
 
 
-@pytest.mark.slow
-def test_a_run_from_the_host_is_the_same_run():
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_run_from_the_host_is_the_same_run(devices):
     """Seven rounds in calls of three, Poisson cohorts with empty slots, ragged clients, shuffled batches."""
-    outcomes = [run(small_run.experiment(**{"data.streamed": s}), quiet=True) for s in (False, True)]
+    plain = {"perf.devices": devices}
+    outcomes = [run(small_run.experiment(**plain, **{"data.streamed": s}), quiet=True) for s in (False, True)]
     a, b = (o.params for o in outcomes)
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, rtol=1e-6, atol=1e-7), a, b)
     for name, values in outcomes[0].history.items():  # the programs differ: last bits of sums may
@@ -76,7 +99,7 @@ def test_the_next_call_is_gathered_ahead_and_nothing_twice(monkeypatch):
     program = build(experiment)
     asked, window = [], StreamedData.window
     monkeypatch.setattr(
-        StreamedData, "window", lambda self, t, ids: asked.append((t, len(ids))) or window(self, t, ids)
+        StreamedData, "window", lambda self, t, ids, *to: asked.append((t, len(ids))) or window(self, t, ids, *to)
     )
     numbers = experiment.hparams().arrays()
     feed = make_feed(program.dataset.train, program.sampler, jax.random.key(0), numbers, 7, 3)
