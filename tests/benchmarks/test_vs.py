@@ -103,6 +103,12 @@ def test_every_peer_is_tried_with_one_core_and_with_all(peer):
     assert env["OMP_NUM_THREADS"] == "3" and "XLA_FLAGS" not in env
 
 
+def test_the_jax_loop_convolves_outside_of_a_scan_on_a_cpu():
+    assert compare.settings("jax", "cnn", 2, "cpu") == [{"steps": "calls"}]
+    for model, device in (("mlp", "cpu"), ("cnn", "cuda")):
+        assert [s["steps"] for s in compare.settings("jax", model, 2, device)] == ["scan", "calls"]
+
+
 def test_requirements_name_versions_and_no_registry():
     for peer in set(environments.PEERS) - set(environments.OURS):
         lines = (environments.HERE / peer / "requirements.txt").read_text().splitlines()
