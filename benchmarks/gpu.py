@@ -91,7 +91,7 @@ def command(part: Part, tiny: bool, device: str) -> list[str]:
         words += TINY[part.module].split()
     elif part.module == "vs":
         words += ["--device", device]
-    return [*words, *(["--no-build"] if part.module == "vs" else []), "--json"]
+    return [*words, *(["--no-build"] if part.module == "vs" else []), "--tell", "--json"]
 
 
 def measured(words: list[str], limit_s: float) -> dict[str, Any]:

@@ -19,8 +19,9 @@ SECONDS = ("steady_s_per_round", "steady_s", "compile_s", "import_s")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of every benchmark: --json, --out, --compare."""
-    parser.add_argument("--json", action="store_true", help="print JSON only; the last line is the result")
+    """The flags of every benchmark: --json, --tell, --out, --compare."""
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--tell", action="store_true", help="a line of JSON whenever more is known, the result last")
     parser.add_argument("--out", type=Path, help="folder for a JSON file")
     parser.add_argument("--compare", type=Path, metavar="BASELINE", help="a stored JSON file to compare with")
 
@@ -32,11 +33,11 @@ def finished(benchmark: str, result: dict[str, Any], load: tuple[float, ...]) ->
 
 
 def so_far(result: dict[str, Any], args: argparse.Namespace, line: str) -> None:
-    """Tells what a long measurement knows before its end: a line of JSON, or else the line on stderr.
+    """Tells what a long measurement knows before its end: the line on stderr, or with --tell a line of JSON.
 
     Whoever ends the process early still has the last line of JSON, which is ``unfinished``.
     """
-    if args.json:
+    if args.tell:
         print(json.dumps({**result, "unfinished": True}), flush=True)
     else:
         print(line, file=sys.stderr, flush=True)

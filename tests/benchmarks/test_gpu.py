@@ -41,7 +41,7 @@ def parse(monkeypatch):
 @pytest.mark.parametrize("part", gpu.PARTS, ids=lambda part: part.name)
 def test_command_of_every_part_parses(parse, part, tiny):
     args = parse(gpu.command(part, tiny, "cuda"))
-    assert args.json
+    assert args.json and args.tell
     assert getattr(args, "workload", "tiny_mlp") in WORKLOADS
     if part.module == "vs":
         assert args.no_build and args.device == ("cpu" if tiny else "cuda")
@@ -93,7 +93,7 @@ def test_what_there_was_no_time_for_is_named_with_its_command(monkeypatch, tmp_p
     assert "    bound by launches" in capsys.readouterr().out
     status, result = started(monkeypatch, tmp_path, "--budget", "40", "--parts", "profile_cohort_cnn", "w1")
     assert [row["part"] for row in result["missing"]] == ["w1"]
-    assert result["missing"][0]["command"] == "python -m benchmarks.long_run --rounds 1500 --json"
+    assert result["missing"][0]["command"] == "python -m benchmarks.long_run --rounds 1500 --tell --json"
     assert "  w1: no time was left\n    python -m benchmarks.long_run" in capsys.readouterr().out
 
 
