@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,24 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from fljax.config import Experiment
-from fljax.core import html, memory
+from fljax.core import memory
 from fljax.core.check import FljaxError
-from fljax.core.types import Hparams, Key, Params
+from fljax.core.types import Hparams, Key
 from fljax.privacy.ledger import Ledger
 from fljax.privacy.statement import PrivacyStatement
 from fljax.sim import checkpoint, hosts, waiting
 from fljax.sim.alike import alike, found_data
 from fljax.sim.build import Program, build, privacy_ledger, resolve
-from fljax.sim.defence import detection
-from fljax.sim.devices import make_clock, totals
+from fljax.sim.devices import make_clock
 from fljax.sim.engine import (
     Running,
     Schedule,
     Timing,
-    bytes_sent,
     compile_call,
     drive,
-    finals,
     make_call,
     programs_read,
     steady,
@@ -42,13 +38,12 @@ from fljax.sim.evaluate import held_data, make_evaluate
 from fljax.sim.feed import make_feed
 from fljax.sim.hosted import Host
 from fljax.sim.interrupt import Check, stop_requests
-from fljax.sim.live import history_view
 from fljax.sim.mesh import client_mesh
+from fljax.sim.outcome import Outcome
 from fljax.sim.probe import Choice, check_alone, measures, probe_chunk, recalled
 from fljax.sim.progress import Progress, said
 from fljax.sim.protected import encryption_told, make_host
 from fljax.sim.room import check_state
-from fljax.sim.secure import describe_secure
 from fljax.sim.trackers import Tell, Tracker, check_trackers, open_trackers
 
 CHECKPOINT = ".checkpoint.npz"
@@ -56,100 +51,6 @@ CHUNK = "perf.chunk"
 UNMEASURED = "unmeasured"
 KEEP_EVERY_S = 1.0
 """Seconds between two checkpoints at the least: writing them should not cost what short calls do."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run.
-
-    experiment, program: what ran. statement: what may be said about its privacy. params: the final shared model.
-    history: metrics by name, [T]; evaluation metrics are NaN in rounds without one. timing: seconds.
-      encryption: what was encrypted, and what the checks of real messages found: by part.
-      chosen_by: what chose the clients per batch: rule, asked, probe, or memory. cache: warm if all programs were read
-      from disk, else cold.
-    """
-
-    experiment: Experiment
-    program: Program
-    statement: PrivacyStatement
-    params: Params
-    history: dict[str, np.ndarray]
-    timing: Timing
-    encryption: dict[str, dict[str, Any]] = field(default_factory=dict)
-    chosen_by: str = "rule"
-    cache: str = "cold"
-
-    @property
-    def stopped(self) -> str:
-        """Why the run ended before the rounds it was asked for; empty if it did not."""
-        done, asked = len(self.history["participants"]), self.experiment.rounds
-        budget = self.experiment.privacy.budget
-        return "" if done == asked else f"stopped after {done} of {asked} rounds: the next would exceed ε = {budget:g}"
-
-    @property
-    def final(self) -> dict[str, float]:
-        """The evaluation metrics after the last round."""
-        return {name: float(v) for name, v in finals(self.history).items()}
-
-    @property
-    def communication(self) -> dict[str, int]:
-        """Bytes sent by all clients together, and to them."""
-        up, down = bytes_sent(self.history)
-        return {"uplink_bytes": int(up), "downlink_bytes": int(down)}
-
-    @property
-    def simulated(self) -> dict[str, float]:
-        """Seconds that the rounds would take on the devices, and the clients' operations; {} without devices."""
-        return totals(self.history)
-
-    @property
-    def secure(self) -> dict[str, Any]:
-        """Words and masks: who reads what, bits, graph, expansion, aborted rounds; {} where floats are sent."""
-        groups = self.program.model.groups
-        return describe_secure(self.experiment, self.program.sampler, self.params, self.history, groups)
-
-    @property
-    def detection(self) -> dict[str, float]:
-        """How well a robust rule told malicious clients apart; {} without an attack, or for a rule that weighs none."""
-        return {name: float(v) for name, v in detection(self.history).items()}
-
-    def summary(self) -> dict:
-        """What ``fljax run --json`` prints: final, privacy, communication, simulated (with devices), secure (with
-        words), detection (with an attack), timing."""
-        timing: dict[str, Any] = {"compile_s": self.timing.compile_s, "cache": self.cache}
-        timing["steady_s_per_round"] = self.timing.steady_s_per_round
-        parts = {"final": self.final, "privacy": self.statement.to_dict(), "stopped": self.stopped}
-        parts["communication"] = self.communication
-        chunk, waste = self.program.chunk, self.program.waste
-        parts["execution"] = {"chunk": chunk, "padding_waste": waste, "chosen_by": self.chosen_by}
-        if self.simulated:
-            parts["simulated"] = self.simulated
-        if self.encryption:
-            parts["encryption"] = self.encryption
-        if secure := self.secure:
-            parts["secure"] = secure
-        if self.detection:
-            parts["detection"] = self.detection
-        return {"name": self.experiment.name, **parts, "timing": timing}
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what it reached, what may be claimed, what it cost, and the metrics over the rounds."""
-        up, down = self.communication.values()
-        rounds = len(self.history["participants"])
-        reached = [(name.replace("_", " "), html.number(value)) for name, value in self.final.items()]
-        cost = [("rounds", self.stopped or str(rounds)), ("uplink", f"{up / 1e6:.4g} MB")]
-        cost += [("downlink", f"{down / 1e6:.4g} MB")]
-        seen = self.simulated | self.detection
-        cost += [(name.replace("_", " "), html.number(value)) for name, value in seen.items()]
-        t = self.timing
-        cost += [("compiled in", f"{t.compile_s:.1f} s, {self.cache} cache"), ("ran in", f"{t.total_s:.1f} s")]
-        covered = "".join(html.paragraph(sentence, soft=True) for sentence in self.statement.caveats)
-        caveats = html.details("what this does not cover", covered) if self.statement.epsilon is not None else ""
-        title = self.experiment.title or self.experiment.name
-        claim = html.paragraph(self.statement.sentence())
-        return html.card(
-            title, html.pairs(reached + cost), claim, caveats, history_view(self.history), note="a finished run"
-        )
 
 
 def run(
@@ -273,11 +174,12 @@ def _make_folder(out: Path) -> None:
 
 
 class Made(NamedTuple):
-    """A compiled call, its program, and the seconds that tracing and compiling took."""
+    """A compiled call, its program, the seconds that tracing and compiling took, and whether it was read from disk."""
 
     program: Program
     executable: Callable
     seconds: float
+    read: bool
 
 
 class Compiled(NamedTuple):
@@ -311,19 +213,18 @@ def compile_fitting(
 
     choice = begun.choice
     each = 0 if experiment.perf.dropout == "compact" else memory.size_of(begun.program.model.shapes())
-    with programs_read() as read:
-        if choice.by == UNMEASURED:
-            left = min(length, begun.rounds - begun.running.done)
-            choice = probe_chunk(experiment, begun.program, compile_at, begun.running, inputs, left, quiet)
-        size, fixed = choice.chunk or begun.program.sampler.capacity, isinstance(experiment.perf.chunk, int)
-        with said("compiling", quiet):
-            executable, fits = memory.fit(compile_at, size, fixed, hosts.least(memory.free()), CHUNK, each)
+    if choice.by == UNMEASURED:
+        left = min(length, begun.rounds - begun.running.done)
+        choice = probe_chunk(experiment, begun.program, compile_at, begun.running, inputs, left, quiet)
+    size, fixed = choice.chunk or begun.program.sampler.capacity, isinstance(experiment.perf.chunk, int)
+    with said("compiling", quiet):
+        executable, fits = memory.fit(compile_at, size, fixed, hosts.least(memory.free()), CHUNK, each)
     choice = choice._replace(chunk=fits, by=choice.by if fits == size else "memory")
     if not host.idle:
         executable = host.watch(executable, jax.jit(_transcript(made[fits].program)))
     header = begun.header | {"execution": choice.entry()}
     begun = begun._replace(program=made[fits].program, header=header, choice=choice)
-    cache = "warm" if len(read) >= len(made) else "cold"
+    cache = "warm" if all(one.read for one in made.values()) else "cold"
     return begun, executable, inputs, Compiled(sum(one.seconds for one in made.values()), cache)
 
 
@@ -338,7 +239,8 @@ def _make(experiment: Experiment, begun: Begun, size: int, length: int, inputs: 
     if given:
         shapes = jax.eval_shape(_transcript(program), jnp.int32(0), key, state, data, numbers)
         args = (*args, shapes.pre_noise)
-    return Made(program, *compile_call(call, np.int32(0), *args))
+    with programs_read() as read:
+        return Made(program, *compile_call(call, np.int32(0), *args), read=bool(read))
 
 
 def _transcript(program: Program) -> Callable:

@@ -21,7 +21,7 @@ from fljax.privacy.statement import PrivacyStatement
 from fljax.sim.defence import detection
 from fljax.sim.devices import CLOCK
 from fljax.sim.engine import Timing, bytes_sent, finals, steady
-from fljax.sim.run import Outcome
+from fljax.sim.outcome import Outcome
 from fljax.sweep.files import Columns, as_table
 from fljax.sweep.plan import Plan
 from fljax.sweep.run import Done, joined

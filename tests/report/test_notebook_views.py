@@ -17,7 +17,7 @@ from fljax.core import html
 from fljax.privacy.statement import PrivacyStatement
 from fljax.sim import live, progress
 from fljax.sim.engine import Timing
-from fljax.sim.run import Outcome
+from fljax.sim.outcome import Outcome
 from fljax.sweep.grid import expand
 from fljax.sweep.run import GroupTiming, SweepOutcome
 
